@@ -1,0 +1,35 @@
+package tasks
+
+import (
+	"maps"
+	"slices"
+)
+
+// kinds names every kind of task. A new kind is one file and one line here.
+func kinds() map[string]func() Task {
+	return map[string]func() Task{
+		"settings":    func() Task { return new(Settings) },
+		"hba":         func() Task { return new(HBA) },
+		"ident":       func() Task { return new(Ident) },
+		"file":        func() Task { return new(File) },
+		"certificate": func() Task { return new(Certificate) },
+		"package":     func() Task { return new(Package) },
+		"service":     func() Task { return new(Service) },
+		"command":     func() Task { return new(Command) },
+		"psql":        func() Task { return new(Psql) },
+		"verify":      func() Task { return new(Verify) },
+	}
+}
+
+// Kinds returns the names of all kinds, sorted.
+func Kinds() []string { return slices.Sorted(maps.Keys(kinds())) }
+
+// Schemas returns a zero value of each kind's struct by its name, for the JSON
+// Schema of fleet.toml.
+func Schemas() map[string]any {
+	m := map[string]any{}
+	for name, make := range kinds() {
+		m[name] = make()
+	}
+	return m
+}
