@@ -1,0 +1,21 @@
+# Makes a booted host's main cluster a streaming standby. It runs as root in the
+# host once the primary accepts connections. What it is told comes from the
+# environment, the password among it.
+set -eu
+export LANG=C.UTF-8
+data=/var/lib/postgresql/$VERSION/main
+pass=/var/lib/postgresql/.pgpass
+touch $pass
+chown postgres: $pass
+chmod 0600 $pass
+echo "$PRIMARY:5432:replication:replicator:$PASSWORD" >$pass
+cd /var/lib/postgresql
+rm -r "$data"
+runuser -u postgres -- pg_basebackup --host="$PRIMARY" --username=replicator --no-password --pgdata="$data" \
+	--write-recovery-conf --wal-method=stream --create-slot --slot="$SLOT" --checkpoint=fast --no-sync
+echo auto >"/etc/postgresql/$VERSION/main/start.conf"
+systemctl daemon-reload
+systemctl start "postgresql@$VERSION-main"
+until [ "$(runuser -u postgres -- psql -XAtqc 'SELECT status FROM pg_stat_wal_receiver' 2>/dev/null)" = streaming ]; do
+	sleep 0.1
+done
