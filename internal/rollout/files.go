@@ -1,0 +1,311 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/pgfleet/pgfleet/internal/facts"
+	"github.com/pgfleet/pgfleet/internal/secrets"
+	"github.com/pgfleet/pgfleet/tasks"
+	"github.com/pgfleet/pgfleet/transport"
+)
+
+// A swap is a set of files to be replaced or removed as one, and what is needed
+// to put back what was there.
+type swap struct {
+	write  []transport.File
+	remove []string
+	before []facts.FileInfo // of all paths, as found just before
+}
+
+// prepare finds again what planning found, and puts the values of secrets in.
+// Nothing is written yet.
+func (x *executor) prepare(ctx context.Context) (*swap, error) {
+	var reads []facts.Read
+	for _, c := range x.step.Changes {
+		switch a := c.Action.(type) {
+		case tasks.WriteFile:
+			reads = append(reads, facts.File{Path: a.Path})
+		case tasks.RemoveFile:
+			reads = append(reads, facts.File{Path: a.Path})
+		}
+	}
+	if len(reads) == 0 {
+		return new(swap), nil
+	}
+	list := facts.File{Path: tasks.OwnedFiles(x.instance)}
+	answers, err := x.conn.Read(ctx, append(reads, list))
+	if err != nil {
+		return nil, err
+	}
+	s := new(swap)
+	owned, err := fileAnswer(answers, list)
+	if err != nil {
+		return nil, err
+	}
+	paths := ownedPaths(owned)
+	for _, c := range x.step.Changes {
+		switch a := c.Action.(type) {
+		case tasks.WriteFile:
+			if err := s.find(answers, a.Path, c); err != nil {
+				return nil, err
+			}
+			content, err := secrets.Expand(a.Content, x.run.reveal)
+			if err != nil {
+				return nil, err
+			}
+			s.write = append(s.write, transport.File{Path: a.Path, Content: content.Expose(), Owner: a.Owner, Group: a.Group, Mode: a.Mode})
+			if !slices.Contains(paths, a.Path) {
+				paths = append(paths, a.Path)
+			}
+		case tasks.RemoveFile:
+			if err := s.find(answers, a.Path, c); err != nil {
+				return nil, err
+			}
+			s.remove = append(s.remove, a.Path)
+			paths = slices.DeleteFunc(paths, func(p string) bool { return p == a.Path })
+		}
+	}
+	if text := ownedText(paths); text != string(owned.Content) {
+		s.before = append(s.before, owned)
+		s.write = append(s.write, transport.File{Path: list.Path, Content: []byte(text), Owner: "root", Group: "root", Mode: 0o644})
+	}
+	return s, nil
+}
+
+// find takes note of a file as it is, and refuses when that is not what
+// planning found.
+func (s *swap) find(answers map[facts.Read]facts.Answer, file string, c tasks.Change) error {
+	f, err := fileAnswer(answers, facts.File{Path: file})
+	if err != nil {
+		return err
+	}
+	if tasks.DigestFile(f) != c.Before {
+		return fmt.Errorf("%s was %w", file, errDrifted)
+	}
+	s.before = append(s.before, f)
+	return nil
+}
+
+func fileAnswer(answers map[facts.Read]facts.Answer, r facts.File) (facts.FileInfo, error) {
+	a, ok := answers[r]
+	if !ok {
+		return facts.FileInfo{}, fmt.Errorf("%s: the host did not say", r.Path)
+	}
+	if a.Err != nil {
+		return facts.FileInfo{}, a.Err
+	}
+	return a.Value.(facts.FileInfo), nil
+}
+
+// put replaces and removes the files.
+func (x *executor) put(ctx context.Context, s *swap) error {
+	var missing []string
+	for _, f := range s.write {
+		if dir := path.Dir(f.Path); strings.HasPrefix(dir, "/var/lib/pgfleet") || path.Base(dir) == "conf.d" {
+			missing = append(missing, dir)
+		}
+	}
+	if err := x.makeFolders(ctx, missing); err != nil {
+		return err
+	}
+	if len(s.write) > 0 {
+		if err := x.conn.WriteFiles(ctx, s.write); err != nil {
+			return err
+		}
+	}
+	if len(s.remove) > 0 {
+		return x.conn.Remove(ctx, s.remove...)
+	}
+	return nil
+}
+
+// makeFolders makes pgfleet's own folder, and a conf.d beside postgresql.conf
+// with that folder's owner.
+func (x *executor) makeFolders(ctx context.Context, dirs []string) error {
+	slices.Sort(dirs)
+	var script strings.Builder
+	script.WriteString("set -eu\n")
+	for _, dir := range slices.Compact(dirs) {
+		if path.Base(dir) == "conf.d" {
+			fmt.Fprintf(&script, "[ -d %[1]s ] || runuser -u \"$(stat -c %%U %[2]s)\" -- mkdir -m 0755 %[1]s\n", transport.Quote(dir), transport.Quote(path.Dir(dir)))
+			continue
+		}
+		fmt.Fprintf(&script, "mkdir -p -m 0755 %s\n", transport.Quote(dir))
+	}
+	if len(dirs) == 0 {
+		return nil
+	}
+	return x.must(ctx, transport.Command{Script: script.String(), User: "root"})
+}
+
+// putBack restores the files as they were found: those that are not so already.
+// A file that its folder's owner would not have been allowed to make, such as
+// one that root had put into a folder of postgres's, gets back its content and
+// its mode, and the owner that it was given when it was replaced.
+func (x *executor) putBack(ctx context.Context, s *swap) error {
+	var reads []facts.Read
+	for _, f := range s.before {
+		reads = append(reads, facts.File{Path: f.Path})
+	}
+	if len(reads) == 0 {
+		return nil
+	}
+	answers, err := x.conn.Read(ctx, reads)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range s.before {
+		now, err := fileAnswer(answers, facts.File{Path: f.Path})
+		switch {
+		case err == nil && tasks.DigestFile(now) == tasks.DigestFile(f):
+			continue
+		case !f.Exists:
+			errs = append(errs, x.conn.Remove(ctx, f.Path))
+			continue
+		}
+		old := transport.File{Path: f.Path, Content: f.Content, Owner: f.Owner, Group: f.Group, Mode: f.Mode}
+		if x.conn.WriteFiles(ctx, []transport.File{old}) == nil {
+			continue
+		}
+		old.Owner, old.Group = s.ownerOf(f.Path)
+		errs = append(errs, x.conn.WriteFiles(ctx, []transport.File{old}))
+	}
+	return errors.Join(errs...)
+}
+
+// ownerOf returns the owner that the swap gives a file.
+func (s *swap) ownerOf(path string) (owner, group string) {
+	for _, f := range s.write {
+		if f.Path == path {
+			return f.Owner, f.Group
+		}
+	}
+	return "", ""
+}
+
+// replaceFiles is a step of files that are not PostgreSQL's configuration, with
+// the daemon-reload and the unit that go with them.
+func (x *executor) replaceFiles(ctx context.Context) error {
+	s, err := x.prepare(ctx)
+	if err != nil {
+		return err
+	}
+	if err := x.checkFiles(ctx); err != nil {
+		return err
+	}
+	x.phase("writing")
+	err = x.put(ctx, s)
+	for _, c := range x.step.Changes {
+		if err != nil {
+			break
+		}
+		switch c.Action.(type) {
+		case tasks.WriteFile, tasks.RemoveFile:
+		default:
+			err = x.single(ctx, c)
+		}
+	}
+	if err == nil || refused(err) {
+		return err
+	}
+	return x.restored(ctx, err, func(ctx context.Context) error {
+		if err := x.putBack(ctx, s); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(x.step.Changes, func(c tasks.Change) bool { _, ok := c.Action.(tasks.DaemonReload); return ok }) {
+			return x.must(ctx, transport.Command{Script: "systemctl daemon-reload", User: "root"})
+		}
+		return nil
+	})
+}
+
+// refused reports whether the host refused before anything was changed, so that
+// there is nothing to put back.
+func refused(err error) bool {
+	e, ok := errors.AsType[*transport.Error](err)
+	return ok && e.Kind == transport.KindRefused
+}
+
+// restored puts things back after a failure and says how that went. It does so
+// even when the run is being stopped: nothing is left half done.
+func (x *executor) restored(ctx context.Context, why error, undo func(context.Context) error) error {
+	x.phase("putting back")
+	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), putBackTimeout)
+	defer cancel()
+	err := undo(back)
+	if err != nil && x.broken(back) {
+		if conn, dialErr := x.run.redial(back, x.instance.Host); dialErr == nil {
+			x.conn = conn
+			err = undo(back)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w; putting the old state back failed as well: %w", why, err)
+	}
+	return fmt.Errorf("%w; everything was put back", why)
+}
+
+// broken reports whether the connection does not answer any more.
+func (x *executor) broken(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+	defer cancel()
+	_, err := x.conn.Run(ctx, transport.Command{Script: ":"})
+	return err != nil
+}
+
+// checkFiles runs the checks that the step's files have of their own.
+func (x *executor) checkFiles(ctx context.Context) error {
+	for _, c := range x.step.Changes {
+		if a, ok := c.Action.(tasks.WriteFile); ok && a.Check != "" {
+			x.phase("checking")
+			if err := x.checkStaged(ctx, a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkStaged runs a file's own check on a copy that only root can read.
+func (x *executor) checkStaged(ctx context.Context, a tasks.WriteFile) error {
+	content, err := secrets.Expand(a.Content, x.run.reveal)
+	if err != nil {
+		return err
+	}
+	script := "set -eu; umask 077; d=$(mktemp -d); trap 'rm -rf \"$d\"' EXIT; f=\"$d\"/" + transport.Quote(path.Base(a.Path)) + "; cat >\"$f\"; " +
+		strings.ReplaceAll(a.Check, "%s", `"$f"`)
+	out, err := x.conn.Run(ctx, transport.Command{Script: script, User: "root", Stdin: content.Expose()})
+	if err != nil {
+		return err
+	}
+	if out.ExitCode != 0 {
+		said := message(out)
+		if secrets.HasPlaceholder(a.Content) {
+			said = "what it said is not shown, because the file holds a secret"
+		}
+		return fmt.Errorf("%s was not written: its check %q exited with %d: %s", a.Path, a.Check, out.ExitCode, said)
+	}
+	return nil
+}
+
+// ownedPaths reads the list of files that pgfleet wrote.
+func ownedPaths(f facts.FileInfo) []string {
+	var paths []string
+	for line := range strings.Lines(string(f.Content)) {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, "/") {
+			paths = append(paths, line)
+		}
+	}
+	return paths
+}
+
+func ownedText(paths []string) string {
+	slices.Sort(paths)
+	return "# Files that pgfleet wrote on this host, one a line.\n" + strings.Join(paths, "\n") + "\n"
+}

@@ -1,0 +1,271 @@
+// Package rollout carries plans out on many hosts.
+//
+// A Run goes three ways with every host, each host on its own:
+//
+//	Survey   dial it, ask everything that its tasks have to know, in two rounds
+//	Plan     pure: package tasks turns the answers into steps
+//	Apply    each step: find again what planning found, stage, check with the
+//	         server's own means, put in place, activate, verify, or put all back
+//
+// This package is the only one that holds a transport.Conn together with a
+// plan, and so the only one that can change a host. It knows no kinds of tasks,
+// only the closed set of actions.
+package rollout
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgfleet/pgfleet/internal/facts"
+	"github.com/pgfleet/pgfleet/internal/secrets"
+	"github.com/pgfleet/pgfleet/inventory"
+	"github.com/pgfleet/pgfleet/tasks"
+	"github.com/pgfleet/pgfleet/transport"
+)
+
+// A Connector dials hosts. It may be called concurrently.
+type Connector interface {
+	Dial(ctx context.Context, h *inventory.Host) (transport.Conn, error)
+}
+
+// A Resolver reads secrets from their stores. It may be called concurrently.
+type Resolver interface {
+	Resolve(ctx context.Context, ref secrets.Ref) (secrets.Secret, string, error)
+}
+
+// A Run is one invocation: a fleet, its connections and its secrets. Close it.
+type Run struct {
+	Fleet     *inventory.Fleet
+	Connector Connector
+	Resolver  Resolver
+	Observer  Observer
+	// Forks is how many hosts are worked on at the same time; 0 means 32.
+	Forks int
+
+	mu    sync.Mutex
+	conns map[string]*dialled
+	vault map[secrets.Ref]secrets.Secret
+}
+
+type dialled struct {
+	once sync.Once
+	conn transport.Conn
+	err  error
+}
+
+const defaultForks = 32
+
+func (r *Run) forks() int {
+	if r.Forks > 0 {
+		return r.Forks
+	}
+	return defaultForks
+}
+
+// Conn returns the host's connection, dialling it at the first call. A host
+// that could not be reached is not dialled again.
+func (r *Run) Conn(ctx context.Context, h *inventory.Host) (transport.Conn, error) {
+	r.mu.Lock()
+	if r.conns == nil {
+		r.conns = map[string]*dialled{}
+	}
+	d := r.conns[h.Name]
+	if d == nil {
+		d = new(dialled)
+		r.conns[h.Name] = d
+	}
+	r.mu.Unlock()
+	d.once.Do(func() { d.conn, d.err = r.Connector.Dial(ctx, h) })
+	return d.conn, d.err
+}
+
+// redial replaces a connection that broke.
+func (r *Run) redial(ctx context.Context, h *inventory.Host) (transport.Conn, error) {
+	conn, err := r.Connector.Dial(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	d := &dialled{conn: conn}
+	d.once.Do(func() {})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old := r.conns[h.Name]; old != nil && old.conn != nil {
+		_ = old.conn.Close()
+	}
+	r.conns[h.Name] = d
+	return conn, nil
+}
+
+// Close ends all connections.
+func (r *Run) Close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range r.conns {
+		if d.conn != nil {
+			_ = d.conn.Close()
+		}
+	}
+	r.conns = nil
+}
+
+// Resolve reads secrets, so that a store that is down stops the run before
+// anything is planned or changed. Every reference that fails is in the error.
+func (r *Run) Resolve(ctx context.Context, refs []secrets.Ref) error {
+	var problems []error
+	for _, ref := range refs {
+		if _, ok := r.reveal(ref); ok {
+			continue
+		}
+		value, _, err := r.Resolver.Resolve(ctx, ref)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		r.mu.Lock()
+		if r.vault == nil {
+			r.vault = map[secrets.Ref]secrets.Secret{}
+		}
+		r.vault[ref] = value
+		r.mu.Unlock()
+	}
+	return errors.Join(problems...)
+}
+
+func (r *Run) reveal(ref secrets.Ref) (secrets.Secret, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.vault[ref]
+	return s, ok
+}
+
+// Known is what a survey found out about one instance, and what is due there.
+type Known struct {
+	Instance inventory.Instance
+	State    *tasks.State
+	Plan     *tasks.Plan
+	// Err is why the host could not be asked, or why its tasks could not be
+	// planned.
+	Err error
+	// Unreachable tells the first from the second.
+	Unreachable bool
+	Took        time.Duration
+}
+
+// Survey dials the instances' hosts, asks what their tasks have to know and
+// plans. The result has one entry for each instance, in their order; an error
+// of one host is its own and never another's.
+func (r *Run) Survey(ctx context.Context, instances []inventory.Instance, bound map[inventory.InstanceID][]*tasks.Bound) []Known {
+	known := make([]Known, len(instances))
+	byHost := map[string][]int{}
+	var hosts []string
+	for i, in := range instances {
+		known[i].Instance = in
+		if byHost[in.Host.Name] == nil {
+			hosts = append(hosts, in.Host.Name)
+		}
+		byHost[in.Host.Name] = append(byHost[in.Host.Name], i)
+	}
+	var group errgroup.Group
+	group.SetLimit(r.forks())
+	for _, host := range hosts {
+		group.Go(func() error {
+			mine := make([]*Known, 0, len(byHost[host]))
+			for _, i := range byHost[host] {
+				mine = append(mine, &known[i])
+			}
+			r.surveyHost(ctx, mine, bound)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	return known
+}
+
+// surveyHost asks one host about all of its instances together.
+func (r *Run) surveyHost(ctx context.Context, mine []*Known, bound map[inventory.InstanceID][]*tasks.Bound) {
+	start := time.Now()
+	host := mine[0].Instance.Host
+	r.observe(Event{Kind: Connecting, Host: host.Name})
+	conn, err := r.Conn(ctx, host)
+	if err == nil {
+		r.observe(Event{Kind: Surveying, Host: host.Name})
+		err = r.ask(ctx, conn, mine, bound)
+	}
+	// In the order in which they will be carried out: see lines.
+	slices.SortStableFunc(mine, func(a, b *Known) int { return rank(*a) - rank(*b) })
+	var after *tasks.State
+	for _, k := range mine {
+		k.Took = time.Since(start)
+		if err != nil {
+			k.Err, k.Unreachable = err, true
+			continue
+		}
+		k.State = k.State.After(after)
+		k.Plan, k.Err = tasks.PlanInstance(k.Instance, k.State, bound[k.Instance.ID()])
+		if k.Plan != nil {
+			after = k.Plan.After
+		}
+	}
+	r.observe(Event{Kind: Surveyed, Host: host.Name, Err: err})
+}
+
+// ask fetches the answers of both rounds.
+func (r *Run) ask(ctx context.Context, conn transport.Conn, mine []*Known, bound map[inventory.InstanceID][]*tasks.Bound) error {
+	answers := map[facts.Read]facts.Answer{}
+	for range 2 {
+		var reads []facts.Read
+		wanted := map[facts.Read]bool{}
+		for _, k := range mine {
+			k.State = tasks.NewState(k.Instance, answers, r.reveal)
+			all := tasks.Questions(k.Instance, k.State)
+			for _, b := range bound[k.Instance.ID()] {
+				if b.Selected {
+					all = append(all, b.Task.Reads(k.Instance, k.State)...)
+				}
+			}
+			for _, read := range all {
+				if _, answered := answers[read]; !answered && !wanted[read] {
+					wanted[read] = true
+					reads = append(reads, read)
+				}
+			}
+		}
+		if len(reads) == 0 {
+			break
+		}
+		here, there := r.splitLocal(reads)
+		round, err := conn.Read(ctx, there)
+		if err != nil {
+			return err
+		}
+		r.askHere(ctx, here, round)
+		next := make(map[facts.Read]facts.Answer, len(answers)+len(round))
+		for read, a := range answers {
+			next[read] = a
+		}
+		for read, a := range round {
+			next[read] = a
+		}
+		answers = next
+	}
+	for _, k := range mine {
+		k.State = tasks.NewState(k.Instance, answers, r.reveal)
+	}
+	return nil
+}
+
+// resurvey asks again about one instance, for the given tasks alone, and plans
+// them.
+func (r *Run) resurvey(ctx context.Context, conn transport.Conn, in inventory.Instance, bound []*tasks.Bound) (*tasks.State, *tasks.Plan, error) {
+	k := &Known{Instance: in}
+	if err := r.ask(ctx, conn, []*Known{k}, map[inventory.InstanceID][]*tasks.Bound{in.ID(): bound}); err != nil {
+		return nil, nil, err
+	}
+	plan, err := tasks.PlanInstance(in, k.State, bound)
+	return k.State, plan, err
+}
