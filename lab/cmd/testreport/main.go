@@ -1,0 +1,223 @@
+// Command testreport runs all of the project's tests, first those that need
+// nothing, then those on the lab's real hosts, and says what ran: how many
+// passed, failed and were skipped, and how many ran against each major version
+// of PostgreSQL. Fewer than expected of one version is a failure, so that a
+// version that silently drops out of the lab is noticed. Where CI is set, a
+// skipped test is a failure too.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pgfleet/pgfleet/lab"
+)
+
+// expected is how many tests at least name a version in their path, as
+// TestLab…/postgres-15. Raise it with the tests.
+func expected() map[int]int {
+	return map[int]int{13: 34, 15: 49, 17: 39, 18: 34}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "testreport:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	start := time.Now()
+	if os.Geteuid() != 0 {
+		return errors.New("the lab's hosts are real ones and want root; without it, make unit runs what needs neither")
+	}
+	if err := prepare(ctx); err != nil {
+		return err
+	}
+	r := &report{versions: map[int]int{}}
+	unit := []string{"test", "-json", "-vet=all", "./..."}
+	if err := r.goTest(ctx, "without the lab", unit...); err != nil {
+		return err
+	}
+	onLab := []string{"test", "-json", "-tags", "lab", "-count=1", "-p", "1", "-timeout", "85m", "-run", "^TestLab", "./..."}
+	if err := r.goTest(ctx, "on the lab's hosts", onLab...); err != nil {
+		return err
+	}
+	if os.Getenv("PGFLEET_SOAK") != "" {
+		if err := r.fuzz(ctx); err != nil {
+			return err
+		}
+	}
+	for _, v := range []int{13, 15, 17, 18} {
+		fmt.Printf("PostgreSQL %d: %d tests\n", v, r.versions[v])
+		if r.versions[v] < expected()[v] {
+			r.problems = append(r.problems, fmt.Sprintf("PostgreSQL %d: %d tests ran, %d are expected", v, r.versions[v], expected()[v]))
+		}
+	}
+	if r.skipped > 0 && os.Getenv("CI") != "" {
+		r.problems = append(r.problems, fmt.Sprintf("%d tests were skipped", r.skipped))
+	}
+	for _, p := range r.problems {
+		fmt.Println("FAIL:", p)
+	}
+	fmt.Printf("took %v\n%d passed, %d failed, %d skipped\n", time.Since(start).Round(time.Second), r.passed, r.failed, r.skipped)
+	if len(r.problems) > 0 || r.failed > 0 || r.passed == 0 {
+		return errors.New("the tests did not pass")
+	}
+	return nil
+}
+
+// prepare installs what the tests need and this machine lacks: the lab's own
+// needs, and a server's programs for the tests that start one without the lab.
+func prepare(ctx context.Context) error {
+	if err := lab.Install(ctx, os.Stdout); err != nil {
+		return err
+	}
+	if found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres"); err != nil || len(found) > 0 {
+		return err
+	}
+	// The package would make a cluster and start it.
+	const conf = "/etc/postgresql-common/createcluster.conf"
+	if _, err := os.Stat(conf); errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(conf), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(conf, []byte("create_main_cluster = false\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	for _, args := range [][]string{{"update"}, {"install", "--yes", "--no-install-recommends", "postgresql", "openssl"}} {
+		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q"}, args...)...)
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("apt-get %s: %w\n%s", args[0], err, out)
+		}
+	}
+	return nil
+}
+
+type report struct {
+	passed, failed, skipped int
+	versions                map[int]int
+	problems                []string
+}
+
+// An event is a line of go test -json; see cmd/test2json.
+type event struct {
+	Action      string
+	Package     string
+	Test        string
+	Output      string
+	Elapsed     float64
+	FailedBuild string
+}
+
+// goTest runs go test, prints what fails as it fails, and counts.
+func (r *report) goTest(ctx context.Context, title string, args ...string) error {
+	fmt.Println("#", title)
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Stderr = os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = time.Minute
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	output := map[string][]string{}
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 4<<20)
+	for lines.Scan() {
+		var e event
+		if json.Unmarshal(lines.Bytes(), &e) != nil {
+			fmt.Println(lines.Text())
+			continue
+		}
+		r.take(e, output)
+	}
+	if err := cmd.Wait(); err != nil && r.failed == 0 {
+		r.problems = append(r.problems, fmt.Sprintf("go test %s: %v", title, err))
+	}
+	return ctx.Err()
+}
+
+// fuzz runs every fuzz target for a minute.
+func (r *report) fuzz(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "go", "test", "-list", "^Fuzz", "-json", "./...").Output()
+	if err != nil {
+		return fmt.Errorf("listing the fuzz targets: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		var e event
+		if json.Unmarshal([]byte(line), &e) != nil || !strings.HasPrefix(e.Output, "Fuzz") {
+			continue
+		}
+		target := strings.TrimSpace(e.Output)
+		args := []string{"test", "-json", "-run", "^$", "-fuzz", "^" + target + "$", "-fuzztime", "60s", "-fuzzminimizetime", "5x", e.Package}
+		if err := r.goTest(ctx, "fuzzing "+target, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// versionInPath finds the version that a test ran against.
+var versionInPath = regexp.MustCompile(`/postgres-(\d+)(/|$)`)
+
+func (r *report) take(e event, output map[string][]string) {
+	key := e.Package + "\x00" + e.Test
+	switch e.Action {
+	case "output", "build-output":
+		output[key] = append(output[key], e.Output)
+		// What a test says it measured is worth reading also when it passes.
+		if _, said, ok := strings.Cut(e.Output, "PROOF: "); ok {
+			fmt.Print("  ", said)
+		}
+		return
+	case "pass", "fail", "skip":
+	default:
+		return
+	}
+	defer delete(output, key)
+	if e.Test == "" {
+		switch e.Action {
+		case "fail":
+			fmt.Print(strings.Join(output[key], ""))
+			r.problems = append(r.problems, "package "+e.Package)
+		case "pass":
+			fmt.Printf("ok    %s (%.1fs)\n", e.Package, e.Elapsed)
+		}
+		return
+	}
+	switch e.Action {
+	case "pass":
+		r.passed++
+		if m := versionInPath.FindStringSubmatch(e.Test); m != nil {
+			v, _ := strconv.Atoi(m[1])
+			r.versions[v]++
+		}
+	case "fail":
+		r.failed++
+		fmt.Printf("FAIL  %s %s\n%s", e.Package, e.Test, strings.Join(output[key], ""))
+	case "skip":
+		r.skipped++
+		fmt.Printf("skip  %s %s\n%s", e.Package, e.Test, strings.Join(output[key], ""))
+	}
+}

@@ -1,0 +1,189 @@
+#!/bin/bash
+# The main job on real hosts, as a newcomer would do it: a plan, the apply, a second plan that finds
+# nothing to do, and a change made by hand that is found and undone. `make demo` builds the programs
+# and runs this. It wants root on Debian; every step is checked, and everything is cleaned up.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+PATH=$root/bin:$PATH
+work=$(mktemp -d /tmp/pgfleet-demo-XXXXXX)
+booted=''
+
+# The user's own identity, configuration and agent are not touched.
+export HOME=$work/home XDG_CONFIG_HOME=$work/home/.config
+unset SSH_AUTH_SOCK PGFLEET_FLEET
+mkdir -p "$XDG_CONFIG_HOME"
+
+bold='' faint='' plain=''
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+    bold=$'\e[1m' faint=$'\e[2m' plain=$'\e[0m'
+fi
+
+# The lab is stopped in a session of its own, which Ctrl-C does not reach.
+cleanup() {
+    code=$?
+    trap '' INT TERM HUP
+    if [ -n "$booted" ]; then
+        setsid --wait lab down || code=1
+    fi
+    rm -rf "$work"
+    if [ "$code" -ne 0 ]; then
+        printf '\nThe demo stopped (exit code %d); its hosts and files are gone.\n' "$code" >&2
+    fi
+    exit "$code"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+heading() { printf '\n%s## %s%s\n' "$bold" "$1" "$plain"; }
+say() { printf '%s%s%s\n' "$faint" "$1" "$plain"; }
+
+fail() {
+    printf 'demo: %s\n' "$1" >&2
+    exit 1
+}
+
+# Words as they would be typed.
+typed() {
+    local word line=
+    for word; do
+        case $word in
+        *[!A-Za-z0-9_./=:@%+,-]*) line+=" '${word//\'/\'\\\'\'}'" ;;
+        *) line+=" $word" ;;
+        esac
+    done
+    printf '%s' "${line# }"
+}
+
+# want CODE COMMAND...: show a command, run it, and insist on its exit code.
+want() {
+    local want=$1 got=0
+    shift
+    printf '%s$ %s%s\n' "$bold" "$(typed "$@")" "$plain"
+    "$@" || got=$?
+    [ "$got" -eq "$want" ] || fail "$(typed "$@") exited with $got, and should have with $want"
+    [ "$got" -eq 0 ] || say "(exit code $got)"
+}
+
+# by_hand HOST SCRIPT: root at a host's keyboard, past pgfleet and past SSH.
+by_hand() {
+    printf '%s%s# %s%s\n' "$bold" "$1" "$2" "$plain"
+    lab exec "$1" "cd /; $2"
+}
+
+# refused HOST SCRIPT TEXT: as by_hand, for what has to fail with a text.
+refused() {
+    local out
+    printf '%s%s# %s%s\n' "$bold" "$1" "$2" "$plain"
+    if out=$(lab exec "$1" "cd /; $2" 2>&1); then
+        fail "$1 was let in, and should not have been: $out"
+    fi
+    printf '%s\n' "$out"
+    grep -qF -- "$3" <<<"$out" || fail "that should have said: $3"
+}
+
+# quiet HOST SCRIPT: the same, unseen.
+quiet() { lab exec "$1" "cd /; $2"; }
+
+# until_says HOST SCRIPT TEXT: wait until a host says exactly that.
+until_says() {
+    local out=
+    for _ in $(seq 100); do
+        out=$(quiet "$1" "$2" 2>&1) || true
+        [ "$out" = "$3" ] && return
+        sleep 0.2
+    done
+    fail "$1 should say '$3' to $2, and says: $out"
+}
+
+# All of /etc of a host: contents, owners, modes and times.
+etc() { quiet "$1" 'find /etc -xdev -type f -printf "%p %u %g %m %T@ " -exec sha256sum {} \; | sort | sha256sum'; }
+
+address() { lab list | awk -v host="$1" '$1 == host { print $2 }'; }
+
+[ "$(id -u)" -eq 0 ] || fail "the lab's hosts are containers, so this wants root: sudo make demo"
+if lab list >"$work/running" 2>&1; then
+    fail "a lab is running already: stop it with make lab-down, or choose another bridge, such as PGFLEET_LAB_BRIDGE=pglab7"
+fi
+
+heading "Boot four database hosts, and one that stands for an application"
+say "Real Debian: systemd, sshd, sudo, PostgreSQL 15 and 17. The first time, their base systems are"
+say "downloaded and built, which takes some minutes; they are kept in ${PGFLEET_LAB_CACHE:-/var/cache/pgfleet-lab}."
+printf '%s$ lab up --hosts 5 --standby pg02=pg01 --host-version pg03=17,pg04=17%s\n' "$bold" "$plain"
+booted=yes # also when it comes only half way
+lab up --hosts 5 --standby pg02=pg01 --host-version pg03=17,pg04=17
+want 0 lab list
+files=$(lab list | sed -n 's/^key \([^,]*\), known_hosts \(.*\)$/\1 \2/p')
+read -r key known_hosts <<<"$files"
+pg01=$(address pg01) pg02=$(address pg02) pg03=$(address pg03) pg04=$(address pg04)
+app=$(lab list | sed -n 's/.* as an application: //p')
+app_network=${app%.*}.0/24
+app_address=${app%.*}.21
+
+heading "Describe the fleet"
+cd "$work"
+want 0 pgfleet init prod --app-network "$app_network" --user ops --identity "$key" --known-hosts "$known_hosts" \
+    --host pg01="$pg01",replication=orders --host pg02="$pg02",replication=orders \
+    --host pg03="$pg03",version=17 --host pg04="$pg04",version=17
+want 0 cd prod
+say "pg01 and pg02 are a primary and its standby, pg03 and pg04 have another version."
+want 0 pgfleet check
+
+heading "What would change? Nothing is written"
+before=$(for host in pg01 pg02 pg03 pg04; do etc $host; done)
+want 2 pgfleet plan --detailed-exitcode --out today.plan
+[ "$before" = "$(for host in pg01 pg02 pg03 pg04; do etc $host; done)" ] || fail "the plan changed a file"
+say "(/etc of all four hosts compared with before: not a byte and no timestamp differs.)"
+
+heading "Make it so: the plan that was shown, and nothing else"
+want 0 pgfleet apply today.plan
+say "(Without a saved plan, apply shows the plan and asks; --yes does not ask.)"
+
+heading "A second plan finds nothing to do"
+want 0 pgfleet plan --detailed-exitcode
+
+heading "Is it so? Ask the servers, without pgfleet"
+say "The application's host has an address in $app_network. Its role is made by hand: this version"
+say "of pgfleet leaves roles and databases to you."
+quiet pg05 "hostname app; ip address add $app_address/32 dev host0; ip route add ${pg01%.*}.11/32 dev host0 src $app_address"
+lab exec pg05 'cat >/root/ca.pem' <ca.pem
+password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+lab exec pg01 'cd /; runuser -u postgres -- psql -qX -v ON_ERROR_STOP=1' <<<"CREATE ROLE appuser LOGIN PASSWORD '$password'; CREATE DATABASE appdb OWNER appuser;"
+lab exec pg05 'umask 077; cat >/root/.pgpass' <<<"*:*:*:appuser:$password"
+
+login="host=$pg01 dbname=appdb user=appuser"
+by_hand pg05 "openssl s_client -starttls postgres -connect $pg01:5432 -servername pg01 -CAfile /root/ca.pem -verify_ip $pg01 -verify_return_error -brief </dev/null"
+by_hand pg05 "psql '$login sslmode=verify-full sslrootcert=/root/ca.pem' -XAtc \"SELECT 'in, over ' || version || ' from ' || inet_client_addr() FROM pg_stat_ssl WHERE pid = pg_backend_pid()\""
+refused pg05 "psql '$login sslmode=disable' -XAtc 'SELECT 1'" 'no encryption'
+lab exec pg03 'umask 077; cat >/root/.pgpass' <<<"*:*:*:appuser:$password"
+refused pg03 "psql '$login sslmode=require' -XAtc 'SELECT 1'" "$pg03"
+streams="runuser -u postgres -- psql -XAtc 'SELECT client_addr, state FROM pg_stat_replication'"
+until_says pg01 "$streams" "$pg02|streaming" # a standby tries again every 5 s (wal_retrieve_retry_interval)
+by_hand pg01 "$streams"
+by_hand pg01 "grep -o 'AUDIT: .*CREATE ROLE.*' /var/log/postgresql/audit.log"
+if quiet pg01 "grep -q $password /var/log/postgresql/*.log"; then fail "the password is in a log"; fi
+
+heading "Somebody changes a server by hand: lets everybody in, and switches the audit off"
+by_hand pg03 "sed -i '1i host all all 0.0.0.0/0 trust' /etc/postgresql/17/main/pg_hba.conf"
+by_hand pg03 "sed -i \"s/^pgaudit.log = .*/pgaudit.log = 'none'/\" /etc/postgresql/17/main/conf.d/30-audit.conf"
+by_hand pg03 "systemctl reload postgresql@17-main"
+say "Now the superuser needs no password, from anywhere:"
+until_says pg04 "psql 'host=$pg03 user=postgres' -XAtc 'SELECT 1'" 1 # a reload takes a moment
+by_hand pg04 "psql 'host=$pg03 user=postgres sslmode=require' -XAtc \"SELECT 'in, as ' || current_user\""
+
+heading "pgfleet finds it"
+want 2 pgfleet plan --detailed-exitcode --out repair.plan
+pgfleet plan --json >"$work/plan.json" || fail "plan --json"
+for text in '0.0.0.0/0 trust' "pgaudit.log = 'none'" '"to_change": 1'; do
+    grep -qF -- "$text" "$work/plan.json" || fail "the plan does not show: $text"
+done
+
+heading "and undoes it"
+want 0 pgfleet apply repair.plan
+refused pg04 "psql 'host=$pg03 user=postgres sslmode=require' -XAtc \"SELECT 'in, as ' || current_user\"" 'pg_hba.conf rejects connection'
+[ "$(quiet pg03 "runuser -u postgres -- psql -XAtc 'SHOW pgaudit.log'")" = 'ddl, write, role' ] || fail "the audit is still off"
+want 0 pgfleet plan --detailed-exitcode
+
+heading "That was it"
+say "The hosts and all files of the demo are removed. docs/start.md does the same with your own hosts."
