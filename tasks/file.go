@@ -81,7 +81,7 @@ func (t *File) Check(inventory.Instance) inventory.Errors {
 		if err != nil || m == 0 {
 			errs.Add(t.Mode.Pos(), "mode: want permissions in octal such as \"0644\", found %q", t.Mode.Value)
 		}
-		t.mode = fileMode(uint32(m))
+		t.mode = facts.Mode(uint32(m))
 	}
 	if t.Test != "" && !strings.Contains(t.Test, "%s") {
 		errs.Add(t.at("check"), "check: %%s has to stand where the path of the staged copy goes")

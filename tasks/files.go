@@ -56,31 +56,7 @@ func (s *State) adopted(found facts.FileInfo, wanted string) string {
 
 // octal is a file's mode as chmod takes it.
 func octal(m fs.FileMode) string {
-	bits := uint32(m.Perm())
-	for _, special := range []struct {
-		mode fs.FileMode
-		bit  uint32
-	}{{fs.ModeSetuid, 0o4000}, {fs.ModeSetgid, 0o2000}, {fs.ModeSticky, 0o1000}} {
-		if m&special.mode != 0 {
-			bits |= special.bit
-		}
-	}
-	return fmt.Sprintf("%04o", bits)
-}
-
-// fileMode is the mode that chmod's bits stand for.
-func fileMode(bits uint32) fs.FileMode {
-	m := fs.FileMode(bits & 0o777)
-	if bits&0o4000 != 0 {
-		m |= fs.ModeSetuid
-	}
-	if bits&0o2000 != 0 {
-		m |= fs.ModeSetgid
-	}
-	if bits&0o1000 != 0 {
-		m |= fs.ModeSticky
-	}
-	return m
+	return fmt.Sprintf("%04o", facts.ModeBits(m))
 }
 
 // keepMode returns the mode of a file that is there, and mode otherwise: what

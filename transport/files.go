@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"strconv"
 	"strings"
+
+	"github.com/pgfleet/pgfleet/internal/facts"
 )
 
 // refusing defines refuse PATH REASON, which ends a script. Its exit status is
@@ -152,7 +153,7 @@ func (h *host) WriteFiles(ctx context.Context, files []File) error {
 		}
 		mode := ""
 		if f.Mode != 0 {
-			mode = fmt.Sprintf("%o", chmodBits(f.Mode))
+			mode = fmt.Sprintf("%o", facts.ModeBits(f.Mode))
 		}
 		from := ""
 		if _, ok := large[i]; ok && uploaded != "" {
@@ -213,19 +214,4 @@ func checkFile(f File) error {
 		}
 	}
 	return nil
-}
-
-// chmodBits turns Go's mode into the bits of chmod(2).
-func chmodBits(m fs.FileMode) uint32 {
-	bits := uint32(m.Perm())
-	if m&fs.ModeSetuid != 0 {
-		bits |= 0o4000
-	}
-	if m&fs.ModeSetgid != 0 {
-		bits |= 0o2000
-	}
-	if m&fs.ModeSticky != 0 {
-		bits |= 0o1000
-	}
-	return bits
 }

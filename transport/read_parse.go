@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"strconv"
 	"strings"
 	"time"
@@ -182,7 +181,7 @@ func (out *hostOutput) readMetadata(r *bufio.Reader) error {
 		TooLarge: f[0] == "f" && size > facts.MaxFileSize,
 		Owner:    f[1],
 		Group:    f[2],
-		Mode:     fileMode(uint32(mode)),
+		Mode:     facts.Mode(uint32(mode)),
 		Size:     size,
 		Modified: modified,
 		Changed:  changed,
@@ -214,21 +213,6 @@ func readArchive(r *bufio.Reader, content map[string][]byte) error {
 		}
 		content[head.Name] = text
 	}
-}
-
-// fileMode turns the bits of chmod(2) into Go's.
-func fileMode(bits uint32) fs.FileMode {
-	m := fs.FileMode(bits & 0o777)
-	if bits&0o4000 != 0 {
-		m |= fs.ModeSetuid
-	}
-	if bits&0o2000 != 0 {
-		m |= fs.ModeSetgid
-	}
-	if bits&0o1000 != 0 {
-		m |= fs.ModeSticky
-	}
-	return m
 }
 
 // unixTime reads seconds with a fraction, exactly.

@@ -59,8 +59,8 @@ func (x *executor) configure(ctx context.Context) error {
 
 	x.phase("writing")
 	loaded, logged := false, x.logSize(ctx)
-	err = x.put(ctx, files)
-	if refused(err) {
+	touched, err := x.put(ctx, files)
+	if err != nil && !touched {
 		return err
 	}
 	if err == nil {

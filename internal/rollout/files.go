@@ -102,8 +102,9 @@ func fileAnswer(answers map[facts.Read]facts.Answer, r facts.File) (facts.FileIn
 	return a.Value.(facts.FileInfo), nil
 }
 
-// put replaces and removes the files.
-func (x *executor) put(ctx context.Context, s *swap) error {
+// put replaces and removes the files. touched is false if none of them can have
+// changed, so that there is nothing to put back.
+func (x *executor) put(ctx context.Context, s *swap) (touched bool, err error) {
 	var missing []string
 	for _, f := range s.write {
 		if dir := path.Dir(f.Path); strings.HasPrefix(dir, "/var/lib/pgfleet") || path.Base(dir) == "conf.d" {
@@ -111,17 +112,20 @@ func (x *executor) put(ctx context.Context, s *swap) error {
 		}
 	}
 	if err := x.makeFolders(ctx, missing); err != nil {
-		return err
+		return false, err
 	}
 	if len(s.write) > 0 {
 		if err := x.conn.WriteFiles(ctx, s.write); err != nil {
-			return err
+			return !refused(err), err
 		}
+		touched = true
 	}
 	if len(s.remove) > 0 {
-		return x.conn.Remove(ctx, s.remove...)
+		if err := x.conn.Remove(ctx, s.remove...); err != nil {
+			return touched || !refused(err), err
+		}
 	}
-	return nil
+	return true, nil
 }
 
 // makeFolders makes pgfleet's own folder, and a conf.d beside postgresql.conf
@@ -200,7 +204,7 @@ func (x *executor) replaceFiles(ctx context.Context) error {
 		return err
 	}
 	x.phase("writing")
-	err = x.put(ctx, s)
+	touched, err := x.put(ctx, s)
 	for _, c := range x.step.Changes {
 		if err != nil {
 			break
@@ -211,7 +215,7 @@ func (x *executor) replaceFiles(ctx context.Context) error {
 			err = x.single(ctx, c)
 		}
 	}
-	if err == nil || refused(err) {
+	if err == nil || !touched {
 		return err
 	}
 	return x.restored(ctx, err, func(ctx context.Context) error {
@@ -225,8 +229,8 @@ func (x *executor) replaceFiles(ctx context.Context) error {
 	})
 }
 
-// refused reports whether the host refused before anything was changed, so that
-// there is nothing to put back.
+// refused reports whether the host refused a batch of files before it changed
+// one of them.
 func refused(err error) bool {
 	e, ok := errors.AsType[*transport.Error](err)
 	return ok && e.Kind == transport.KindRefused
