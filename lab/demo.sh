@@ -83,6 +83,15 @@ refused() {
     grep -qF -- "$3" <<<"$out" || fail "that should have said: $3"
 }
 
+# sees HOST SCRIPT TEXT: as by_hand, for what has to say exactly that.
+sees() {
+    local out
+    printf '%s%s# %s%s\n' "$bold" "$1" "$2" "$plain"
+    out=$(lab exec "$1" "cd /; $2") || fail "$1 failed at that"
+    printf '%s\n' "$out"
+    [ "$out" = "$3" ] || fail "that should have said: $3"
+}
+
 # quiet HOST SCRIPT: the same, unseen.
 quiet() { lab exec "$1" "cd /; $2"; }
 
@@ -116,7 +125,7 @@ lab up --hosts 5 --standby pg02=pg01 --host-version pg03=17,pg04=17
 want 0 lab list
 files=$(lab list | sed -n 's/^key \([^,]*\), known_hosts \(.*\)$/\1 \2/p')
 read -r key known_hosts <<<"$files"
-pg01=$(address pg01) pg02=$(address pg02) pg03=$(address pg03) pg04=$(address pg04)
+pg01=$(address pg01) pg02=$(address pg02) pg03=$(address pg03) pg04=$(address pg04) pg05=$(address pg05)
 app=$(lab list | sed -n 's/.* as an application: //p')
 app_network=${app%.*}.0/24
 app_address=${app%.*}.21
@@ -143,31 +152,72 @@ say "(Without a saved plan, apply shows the plan and asks; --yes does not ask.)"
 heading "A second plan finds nothing to do"
 want 0 pgfleet plan --detailed-exitcode
 
-heading "Is it so? Ask the servers, without pgfleet"
-say "The application's host has an address in $app_network. Its role is made by hand: this version"
-say "of pgfleet leaves roles and databases to you."
-quiet pg05 "hostname app; ip address add $app_address/32 dev host0; ip route add ${pg01%.*}.11/32 dev host0 src $app_address"
-lab exec pg05 'cat >/root/ca.pem' <ca.pem
-password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
-lab exec pg01 'cd /; runuser -u postgres -- psql -qX -v ON_ERROR_STOP=1' <<<"CREATE ROLE appuser LOGIN PASSWORD '$password'; CREATE DATABASE appdb OWNER appuser;"
-lab exec pg05 'umask 077; cat >/root/.pgpass' <<<"*:*:*:appuser:$password"
+heading "Give the application its passwords: a file from the secrets that init has made"
+cat >app.toml <<END
+version = 1
+[fleet]
+name = "applications"
+[ssh]
+user = "ops"
+identity = "$key"
+known_hosts = "$known_hosts"
+$(sed -n '/^\[secrets.age\]/,/^$/p' fleet.toml)
+[hosts.app1]
+address = "$pg05"
+[[task]]
+name = "Passwords for psql"
+kind = "file"
+path = "/root/.pgpass"
+content = """
+*:*:*:appuser:{{ secret "age:appuser#password" | passfile }}
+*:*:*:readuser:{{ secret "age:readuser#password" | passfile }}
+"""
+mode = "0600"
+END
+want 0 pgfleet -f app.toml apply --yes
 
-login="host=$pg01 dbname=appdb user=appuser"
+heading "Is it so? Ask the servers, from the application's host and without pgfleet"
+quiet pg05 "ip address add $app_address/32 dev host0; for server in $pg01 $pg02 $pg03; do ip route add \$server/32 dev host0 src $app_address; done"
+lab exec pg05 'cat >/root/ca.pem' <ca.pem
 by_hand pg05 "openssl s_client -starttls postgres -connect $pg01:5432 -servername pg01 -CAfile /root/ca.pem -verify_ip $pg01 -verify_return_error -brief </dev/null"
-by_hand pg05 "psql '$login sslmode=verify-full sslrootcert=/root/ca.pem' -XAtc \"SELECT 'in, over ' || version || ' from ' || inet_client_addr() FROM pg_stat_ssl WHERE pid = pg_backend_pid()\""
-refused pg05 "psql '$login sslmode=disable' -XAtc 'SELECT 1'" 'no encryption'
-lab exec pg03 'umask 077; cat >/root/.pgpass' <<<"*:*:*:appuser:$password"
-refused pg03 "psql '$login sslmode=require' -XAtc 'SELECT 1'" "$pg03"
+tls='dbname=appdb sslmode=verify-full sslrootcert=/root/ca.pem'
+by_hand pg05 "psql 'host=$pg01 user=appuser $tls' -XAtc \"SELECT 'in, over ' || version || ' from ' || inet_client_addr() FROM pg_stat_ssl WHERE pid = pg_backend_pid()\""
+refused pg05 "psql 'host=$pg01 dbname=appdb user=appuser sslmode=disable' -XAtc 'SELECT 1'" 'no encryption'
+refused pg04 "psql 'host=$pg01 dbname=appdb user=appuser sslmode=require' -XAtc 'SELECT 1'" 'pg_hba.conf rejects connection'
+
+say "appuser reads and writes, each tenant its own orders. It makes no tables, and readuser only reads:"
+for tenant in 7=tea 8=coffee; do
+    by_hand pg05 "PGOPTIONS='-c app.tenant=${tenant%=*}' psql 'host=$pg01 user=appuser $tls' -Xqc \"INSERT INTO orders (item) VALUES ('${tenant#*=}')\""
+done
+sees pg05 "PGOPTIONS='-c app.tenant=7' psql 'host=$pg01 user=appuser $tls' -XAtc 'SELECT item FROM orders'" tea
+sees pg05 "psql 'host=$pg01 user=appuser $tls' -XAtc 'SELECT count(*) FROM orders'" 0
+refused pg05 "PGOPTIONS='-c app.tenant=7' psql 'host=$pg01 user=appuser $tls' -Xqc \"INSERT INTO orders (tenant_id, item) VALUES (8, 'salt')\"" 'violates row-level security policy'
+refused pg05 "psql 'host=$pg01 user=appuser $tls' -Xqc 'CREATE TABLE mine ()'" 'permission denied for schema public'
+refused pg05 "psql 'host=$pg01 user=readuser $tls' -Xqc \"INSERT INTO orders (tenant_id, item) VALUES (8, 'salt')\"" 'permission denied for table orders'
+refused pg05 "psql 'host=$pg01 user=readuser dbname=postgres sslmode=require' -XAtc 'SELECT 1'" 'pg_hba.conf rejects connection'
+
 streams="runuser -u postgres -- psql -XAtc 'SELECT client_addr, state FROM pg_stat_replication'"
 until_says pg01 "$streams" "$pg02|streaming" # a standby tries again every 5 s (wal_retrieve_retry_interval)
-by_hand pg01 "$streams"
-by_hand pg01 "grep -o 'AUDIT: .*CREATE ROLE.*' /var/log/postgresql/audit.log"
-if quiet pg01 "grep -q $password /var/log/postgresql/*.log"; then fail "the password is in a log"; fi
+say "The standby has all of it by replication, the roles too:"
+until_says pg05 "PGOPTIONS='-c app.tenant=8' psql 'host=$pg02 user=readuser $tls' -XAtc 'SELECT item FROM orders'" coffee
+sees pg05 "PGOPTIONS='-c app.tenant=8' psql 'host=$pg02 user=readuser $tls' -XAtc 'SELECT item FROM orders'" coffee
+by_hand pg01 "grep -o 'AUDIT: .*INSERT.*tea.*' /var/log/postgresql/audit.log"
 
-heading "Somebody changes a server by hand: lets everybody in, and switches the audit off"
+# What was sent to the server is a verifier: neither it nor a password is in a log. A word that is there shows that this
+# search would find one.
+quiet pg05 "cut -d: -f5 /root/.pgpass" >"$work/passwords"
+quiet pg01 "runuser -u postgres -- psql -XAtc \"SELECT split_part(rolpassword, '\$', 3) FROM pg_authid WHERE rolname IN ('appuser', 'readuser')\"" >>"$work/passwords"
+[ "$(grep -c . "$work/passwords")" -eq 4 ] || fail "there should be two passwords and two verifiers"
+if lab exec pg01 'grep -qFf - /var/log/postgresql/*.log' <"$work/passwords"; then fail "a password is in a log"; fi
+lab exec pg01 'grep -qFf - /var/log/postgresql/*.log' <<<'CREATE ROLE appuser' || fail "the log was not searched"
+rm "$work/passwords"
+
+heading "Somebody changes a server by hand"
 by_hand pg03 "sed -i '1i host all all 0.0.0.0/0 trust' /etc/postgresql/17/main/pg_hba.conf"
 by_hand pg03 "sed -i \"s/^pgaudit.log = .*/pgaudit.log = 'none'/\" /etc/postgresql/17/main/conf.d/30-audit.conf"
 by_hand pg03 "systemctl reload postgresql@17-main"
+by_hand pg03 "runuser -u postgres -- psql -Xqc 'ALTER ROLE readuser SUPERUSER'"
+by_hand pg03 "runuser -u postgres -- psql -X appdb -qc 'GRANT ALL ON orders TO PUBLIC' -c 'ALTER TABLE orders DISABLE ROW LEVEL SECURITY'"
 say "Now the superuser needs no password, from anywhere:"
 until_says pg04 "psql 'host=$pg03 user=postgres' -XAtc 'SELECT 1'" 1 # a reload takes a moment
 by_hand pg04 "psql 'host=$pg03 user=postgres sslmode=require' -XAtc \"SELECT 'in, as ' || current_user\""
@@ -175,7 +225,7 @@ by_hand pg04 "psql 'host=$pg03 user=postgres sslmode=require' -XAtc \"SELECT 'in
 heading "pgfleet finds it"
 want 2 pgfleet plan --detailed-exitcode --out repair.plan
 pgfleet plan --json >"$work/plan.json" || fail "plan --json"
-for text in '0.0.0.0/0 trust' "pgaudit.log = 'none'" '"to_change": 1'; do
+for text in '0.0.0.0/0 trust' "pgaudit.log = 'none'" 'ALTER ROLE readuser NOSUPERUSER' 'FROM PUBLIC' 'ENABLE ROW LEVEL SECURITY' '"to_change": 1'; do
     grep -qF -- "$text" "$work/plan.json" || fail "the plan does not show: $text"
 done
 
@@ -183,6 +233,7 @@ heading "and undoes it"
 want 0 pgfleet apply repair.plan
 refused pg04 "psql 'host=$pg03 user=postgres sslmode=require' -XAtc \"SELECT 'in, as ' || current_user\"" 'pg_hba.conf rejects connection'
 [ "$(quiet pg03 "runuser -u postgres -- psql -XAtc 'SHOW pgaudit.log'")" = 'ddl, write, role' ] || fail "the audit is still off"
+sees pg03 "runuser -u postgres -- psql -X appdb -Atc \"SELECT rolsuper, relrowsecurity, EXISTS (SELECT FROM aclexplode(relacl) WHERE grantee = 0) FROM pg_roles, pg_class WHERE rolname = 'readuser' AND relname = 'orders'\"" 'f|t|f'
 want 0 pgfleet plan --detailed-exitcode
 
 heading "That was it"

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/pgfleet/pgfleet/internal/catalog"
 	"github.com/pgfleet/pgfleet/internal/secrets"
 )
 
@@ -123,6 +124,39 @@ type RunScript struct {
 	Maybe    bool   // it was true while planning, and an earlier change may make it false
 	Always   bool   // runs at every apply and is not counted as a change
 	Timeout  time.Duration
+	As       string             // the role that the script runs as; "" is the superuser
+	Creates  []catalog.Relation // what it is declared to make
+	// Rehearsed is what the server held inside a rehearsal of the script.
+	Rehearsed *catalog.Cluster `json:"-"`
+}
+
+// Execute runs one statement as the superuser. The adjacent ones of a Part are
+// one transaction; a statement that cannot be in one has no Part.
+type Execute struct {
+	Server
+	Database  string
+	Statement catalog.Statement
+}
+
+// Replan stands for what is due after a script whose doing cannot be foreseen:
+// the step's task is planned again when its turn comes, and what it then finds
+// is carried out.
+type Replan struct{ Why string }
+
+// Replicated is a statement that is run on the primary and comes to this standby
+// by replication. It is no change here: apply waits for it, and verifies.
+type Replicated struct {
+	Server
+	From      string // the instance that it comes from; "" where it is not known
+	Database  string
+	Statement catalog.Statement
+}
+
+// ProveLog writes a record with a random word through pgaudit and finds it again
+// in every place that log_destination names.
+type ProveLog struct {
+	Server
+	Timeout time.Duration
 }
 
 // Login proves that a role can log in over TLS, and optionally that a query
@@ -171,6 +205,10 @@ func (DaemonReload) action()     {}
 func (SetUnit) action()          {}
 func (RunCommand) action()       {}
 func (RunScript) action()        {}
+func (Execute) action()          {}
+func (Replan) action()           {}
+func (Replicated) action()       {}
+func (ProveLog) action()         {}
 func (Login) action()            {}
 func (Port) action()             {}
 func (Ask) action()              {}
@@ -179,7 +217,7 @@ func (Ask) action()              {}
 // none, and what runs always, whatever it does, is not counted as one.
 func Writes(a Action) bool {
 	switch a := a.(type) {
-	case Login, Port, Ask:
+	case Login, Port, Ask, Replan, Replicated, ProveLog:
 		return false
 	case RunCommand:
 		return !a.Always && !a.Maybe

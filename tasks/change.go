@@ -26,6 +26,8 @@ type Change struct {
 	After  Digest // what will be there; empty where only the doing makes it
 	Diff   *Diff  // for the reader; nil where there is nothing to compare
 	Action Action
+	// Effects are what a rehearsal of a script changed in the catalogs.
+	Effects []string
 	// Part names what the change belongs to. Adjacent changes of the same
 	// part are one Step: they are checked together, activated once, and put
 	// back together. Empty for a change that stands alone.

@@ -42,7 +42,7 @@ func Questions(in inventory.Instance, s *State) []facts.Read {
 	reads = append(reads,
 		facts.Files{Glob: p.confDir + "/*.conf"},
 		facts.Files{Glob: p.confDir + "/conf.d/*.conf"},
-		facts.File{Path: path.Join(p.dataDir, "postgresql.auto.conf")},
+		facts.File{Path: s.autoConf()},
 		stagingRead(s),
 	)
 	for _, f := range s.owned() {
@@ -102,6 +102,9 @@ func (s *State) paths() paths {
 	}
 	return p
 }
+
+// autoConf is the file of ALTER SYSTEM, which the server reads after all others.
+func (s *State) autoConf() string { return path.Join(s.paths().dataDir, "postgresql.auto.conf") }
 
 // inDataDir resolves a path as the server does: relative to its data directory.
 func (s *State) inDataDir(p string) string {
@@ -167,7 +170,7 @@ func (s *State) configuration() configuration {
 		}
 		return names
 	}
-	effective, problems := postgres.Effective(p.config, read, glob, path.Join(p.dataDir, "postgresql.auto.conf"))
+	effective, problems := postgres.Effective(p.config, read, glob, s.autoConf())
 	c.problems = problems
 	for _, e := range effective {
 		c.settings[postgres.CanonicalName(e.Name, c.version)] = e

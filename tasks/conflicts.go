@@ -18,10 +18,15 @@ func conflicts(list []*Bound) inventory.Errors {
 			if !together(a, b) {
 				continue
 			}
+			if t, ok := b.Task.(singular); ok && t.singular() != "" {
+				if first, ok := a.Task.(singular); ok && first.singular() == t.singular() {
+					errs.Add(b.Pos, "the task %q at %v is about %s as well; put all of it into one of them", a.Name, a.Pos, t.singular())
+				}
+			}
 			switch t := b.Task.(type) {
-			case *Settings:
-				if first, ok := a.Task.(*Settings); ok {
-					t.conflicts(b, a, first, &errs)
+			case *Settings, *AuditLogging:
+				if first := settingsOf(a.Task); first != nil {
+					settingsOf(t).conflicts(b, a, first, &errs)
 				}
 			case *HBA:
 				if _, ok := a.Task.(*HBA); ok {
@@ -35,6 +40,25 @@ func conflicts(list []*Bound) inventory.Errors {
 		}
 	}
 	return errs
+}
+
+// singular is implemented by kinds that declare the whole of one thing, which
+// then no second task can declare otherwise.
+type singular interface{ singular() string }
+
+func (t *Role) singular() string     { return "role " + t.Role.Value }
+func (t *Database) singular() string { return "database " + t.Database.Value }
+func (t *Schema) singular() string {
+	return "schema " + t.Schema.Value + " of database " + t.Database.Value
+}
+func (t *Extension) singular() string {
+	return "extension " + t.Extension.Value + " of database " + t.Database.Value
+}
+func (t *Policy) singular() string {
+	if t.Policy.Value == "" {
+		return ""
+	}
+	return "policy " + t.Policy.Value + " of " + t.Table.Value + " in database " + t.Database.Value
 }
 
 // conflicts finds what the task and one before it declare differently.

@@ -158,6 +158,9 @@ func bind(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, da
 	if b.Secrets, err = secretsOf(node, task); err != nil {
 		return nil, asErrors(raw.Pos, err)
 	}
+	if t, ok := task.(interface{ secrets() []secrets.Ref }); ok {
+		b.Secrets = append(b.Secrets, t.secrets()...)
+	}
 	return b, nil
 }
 

@@ -161,7 +161,7 @@ func orphans(s *State, bound []*Bound) []string {
 	}
 	// The server cannot do without these, whoever wrote them last.
 	needed := s.paths()
-	declared = append(declared, needed.config, needed.hba, needed.ident)
+	declared = append(declared, needed.config, needed.hba, needed.ident, s.autoConf())
 	return slices.DeleteFunc(s.owned(), func(p string) bool {
 		f, err := s.File(p)
 		return slices.Contains(declared, p) || err == nil && !f.Exists

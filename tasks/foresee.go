@@ -58,6 +58,12 @@ func (s *State) Foresee(c Change) *State {
 		n.activated, n.restarted = true, true
 	case RunCommand:
 		n.ran = with(s.ran, a.key(), true)
+	case RunScript:
+		n.foreseeScript(a)
+	case Execute:
+		n.foreseeStatement(a.Database, a.Statement)
+	case Replicated:
+		n.foreseeStatement(a.Database, a.Statement)
 	case DaemonReload:
 		n.units = maps.Clone(s.units)
 		for name, u := range n.units {

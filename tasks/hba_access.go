@@ -58,7 +58,7 @@ func (t *HBA) mapped(s *State, usermap string) string {
 				return fmt.Sprintf("its map is written only later, by the task %q: put that one before these rules", b.Name)
 			}
 			return ""
-		case *Settings, *Certificate:
+		case *Settings, *AuditLogging, *Certificate:
 		default:
 			together = false
 		}

@@ -8,16 +8,25 @@ import (
 // kinds names every kind of task. A new kind is one file and one line here.
 func kinds() map[string]func() Task {
 	return map[string]func() Task{
-		"settings":    func() Task { return new(Settings) },
-		"hba":         func() Task { return new(HBA) },
-		"ident":       func() Task { return new(Ident) },
-		"file":        func() Task { return new(File) },
-		"certificate": func() Task { return new(Certificate) },
-		"package":     func() Task { return new(Package) },
-		"service":     func() Task { return new(Service) },
-		"command":     func() Task { return new(Command) },
-		"psql":        func() Task { return new(Psql) },
-		"verify":      func() Task { return new(Verify) },
+		"settings":           func() Task { return new(Settings) },
+		"audit_logging":      func() Task { return new(AuditLogging) },
+		"hba":                func() Task { return new(HBA) },
+		"ident":              func() Task { return new(Ident) },
+		"file":               func() Task { return new(File) },
+		"certificate":        func() Task { return new(Certificate) },
+		"package":            func() Task { return new(Package) },
+		"service":            func() Task { return new(Service) },
+		"command":            func() Task { return new(Command) },
+		"psql":               func() Task { return new(Psql) },
+		"role":               func() Task { return new(Role) },
+		"database":           func() Task { return new(Database) },
+		"schema":             func() Task { return new(Schema) },
+		"extension":          func() Task { return new(Extension) },
+		"grant":              func() Task { return new(Grant) },
+		"default_privileges": func() Task { return new(DefaultPrivileges) },
+		"policy":             func() Task { return new(Policy) },
+		"owner":              func() Task { return new(Owner) },
+		"verify":             func() Task { return new(Verify) },
 	}
 }
 

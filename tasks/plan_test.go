@@ -248,11 +248,11 @@ func TestRefusals(t *testing.T) {
 		"a parameter of no release":   {tasks: settings("a", "10-a.conf", `log_failed_attempts = true`), want: "unrecognized configuration parameter"},
 		"a value":                     {tasks: settings("a", "10-a.conf", `work_mem = "lots"`), want: `fleet.toml:12:25: invalid value for parameter "work_mem": "lots"`},
 		"a library":                   {tasks: settings("a", "10-a.conf", `shared_preload_libraries = "pgaudti"`), want: `no library "pgaudti", and would not start (did you mean "pgaudit"?)`},
-		"shadowed by ALTER SYSTEM": {
-			tasks: settings("a", "10-a.conf", `work_mem = "8MB"`), want: "run ALTER SYSTEM RESET work_mem",
+		"libraries of ALTER SYSTEM": {
+			tasks: settings("a", "10-a.conf", `shared_preload_libraries = "pgaudit"`), want: "run ALTER SYSTEM RESET shared_preload_libraries",
 			world: func(w world) {
 				p := "/var/lib/postgresql/15/main/postgresql.auto.conf"
-				w[facts.File{Path: p}] = facts.Answer{Value: file(p, "work_mem = '1MB'\n")}
+				w[facts.File{Path: p}] = facts.Answer{Value: file(p, "shared_preload_libraries = 'pg_stat_statements'\n")}
 			},
 		},
 		"shadowed by a later fragment": {

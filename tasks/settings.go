@@ -180,6 +180,11 @@ func (t *Settings) Plan(in inventory.Instance, s *State) (Outcome, error) {
 			Path: fragment, Content: content, Owner: "postgres", Group: "postgres", Mode: keepMode(found, 0o644),
 		}, ConfigurationPart(in))...)
 	}
+	reset, err := t.resetAuto(in, s)
+	if err != nil {
+		return out, err
+	}
+	out.Changes = append(out.Changes, reset...)
 	if len(out.Changes) > 0 || s.Server() == nil {
 		return out, nil
 	}
@@ -275,25 +280,21 @@ func (t *Settings) wanted(in inventory.Instance, s *State, fragment string, out 
 				refuse(p.pos, "%s is given on the server's command line as %s, which wins over every file; remove it from pg_ctl.conf or the unit", p.name, shown(x.Setting))
 				continue
 			}
-			later, ok := over.after(p.name, func(file string) bool { return t.rewritten(s, file) })
+			auto := s.autoConf()
+			later, ok := over.after(p.name, func(file string) bool { return file == auto && !isPreload(p.name) || t.rewritten(s, file) })
 			same := x.Equal(value, later.Value) || isPreload(p.name) && holdsAll(p.name, later.Value, value)
 			if ok && !same {
-				refuse(p.pos, "%s would have no effect: %s line %d sets it to %s and is read later; %s",
-					p.name, later.File, later.Line, shown(later.Value), mendShadow(p.name, later.File))
+				mend := "remove it there, or give the fragment a name that sorts later"
+				if later.File == auto {
+					mend = "name its libraries here, and run ALTER SYSTEM RESET " + p.name
+				}
+				refuse(p.pos, "%s would have no effect: %s line %d sets it to %s and is read later; %s", p.name, later.File, later.Line, shown(later.Value), mend)
 				continue
 			}
 		}
 		t.special(in, s, p, value, out, refuse)
 	}
 	return entries, errors.Join(problems...)
-}
-
-// mendShadow says how to get rid of a line that wins over a fragment.
-func mendShadow(name, file string) string {
-	if path.Base(file) == "postgresql.auto.conf" {
-		return fmt.Sprintf("run ALTER SYSTEM RESET %s", name)
-	}
-	return "remove it there, or give the fragment a name that sorts later"
 }
 
 // special checks what pg_settings cannot tell, and warns of what wins in some
@@ -344,7 +345,11 @@ func (t *Settings) special(in inventory.Instance, s *State, p parameter, value s
 		case o.Role != "":
 			who = "role " + o.Role
 		}
-		out.Warnings = append(out.Warnings, fmt.Sprintf("%s is %s in sessions of %s, by ALTER ROLE or ALTER DATABASE, not %s", p.name, shown(o.Value), who, shown(value)))
+		warning := fmt.Sprintf("%s is %s in sessions of %s, by ALTER ROLE or ALTER DATABASE, not %s", p.name, shown(o.Value), who, shown(value))
+		if lost := narrowed(value, o.Value); strings.EqualFold(p.name, "pgaudit.log") && lost != "" {
+			warning += "; it takes the place of the global value, so these are not audited there: " + lost
+		}
+		out.Warnings = append(out.Warnings, warning)
 	}
 }
 
@@ -435,6 +440,17 @@ func (t *Settings) includeDir(in inventory.Instance, s *State) *Change {
 	content := strings.TrimRight(string(main.Content), "\n") + "\n\ninclude_dir = 'conf.d'\n"
 	changes := writeFile(s, main, WriteFile{Path: p.config, Content: content, Owner: main.Owner, Group: main.Group, Mode: main.Mode}, ConfigurationPart(in))
 	return &changes[0]
+}
+
+// fragmentTask makes a settings task of every kind that writes a fragment.
+func (t *Settings) fragmentTask() *Settings { return t }
+
+// settingsOf returns the fragment that a task writes; nil if it writes none.
+func settingsOf(t Task) *Settings {
+	if f, ok := t.(interface{ fragmentTask() *Settings }); ok {
+		return f.fragmentTask()
+	}
+	return nil
 }
 
 func (t *Settings) declares(s *State) []string {

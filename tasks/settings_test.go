@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -81,6 +82,9 @@ func (w world) carryOut(p *Plan) {
 func (w world) write(a WriteFile) {
 	f := file(a.Path, a.Content)
 	f.Mode = a.Mode
+	if asked := (facts.File{Path: a.Path}); w[asked].Value != nil {
+		w[asked] = facts.Answer{Value: f}
+	}
 	for r, answer := range w {
 		g, ok := r.(facts.Files)
 		if !ok || !globMatches(g.Glob, a.Path) {
@@ -220,8 +224,50 @@ func TestShadowWhereNothingIsIncluded(t *testing.T) {
 	w.write(WriteFile{Path: conf + "/postgresql.conf", Content: "# nothing\n", Mode: 0o644})
 	auto := "/var/lib/postgresql/15/main/postgresql.auto.conf"
 	w[facts.File{Path: auto}] = facts.Answer{Value: file(auto, "work_mem = '1MB'\n")}
-	if _, err := plan(t, w, tasks); err == nil || !strings.Contains(err.Error(), "run ALTER SYSTEM RESET work_mem") {
-		t.Errorf("error %v", err)
+	p = mustPlan(t, w, tasks)
+	if got := intents(p); !strings.Contains(fmt.Sprint(got), "ALTER SYSTEM RESET work_mem (it was 1MB)") {
+		t.Errorf("planned %v", got)
+	}
+}
+
+// What ALTER SYSTEM set against a declared value is taken out, and nothing else.
+func TestAlterSystemIsUndone(t *testing.T) {
+	w := newWorld()
+	auto := "/var/lib/postgresql/15/main/postgresql.auto.conf"
+	w[facts.File{Path: auto}] = facts.Answer{Value: file(auto, "# Do not edit\nwork_mem = '1MB'\nprimary_conninfo = 'host=a password=x'\nlog_connections = 'on'\n")}
+	tasks := settings("a", "10-a.conf", `work_mem = "8MB", log_connections = true`)
+	p := mustPlan(t, w, tasks)
+	var content string
+	for _, c := range p.Steps[0].Changes {
+		if a, ok := c.Action.(WriteFile); ok && a.Path == auto {
+			content = a.Content
+		}
+	}
+	if want := "# Do not edit\nprimary_conninfo = 'host=a password=x'\nlog_connections = 'on'\n"; content != want {
+		t.Errorf("%q, want %q", content, want)
+	}
+	if len(p.Steps) != 1 {
+		t.Errorf("%d steps, want one", len(p.Steps))
+	}
+	if p := w.again(t, p, tasks); len(p.Steps) > 0 {
+		t.Errorf("still due: %v", intents(p))
+	}
+	if slices.Contains(p.Orphans, auto) {
+		t.Error("it is listed as an orphan")
+	}
+}
+
+func TestNarrowed(t *testing.T) {
+	for _, c := range [][3]string{
+		{"ddl, write, role", "write", "ddl, role"},
+		{"ddl, write", "all", ""},
+		{"all", "all, -misc", "misc"},
+		{"ddl", "none", "ddl"},
+		{"ddl", "wrte", `all of it: "wrte" is no class of statements`},
+	} {
+		if got := narrowed(c[0], c[1]); got != c[2] {
+			t.Errorf("%s by %s: %q, want %q", c[0], c[1], got, c[2])
+		}
 	}
 }
 

@@ -35,8 +35,8 @@ func commonOf(t Task) *Common { return t.(interface{ common() *Common }).common(
 func (c *Common) declared(s *State) *State {
 	n := s
 	for _, b := range c.upcoming(s) {
-		t, ok := b.Task.(*Settings)
-		if !ok {
+		t := settingsOf(b.Task)
+		if t == nil {
 			continue
 		}
 		fragment := t.fragment(s)
@@ -62,8 +62,8 @@ func (c *Common) declared(s *State) *State {
 // is in a file, so that what it holds now does not count.
 func (c *Common) rewritten(s *State, file string) bool {
 	return slices.ContainsFunc(c.upcoming(s), func(b *Bound) bool {
-		t, ok := b.Task.(*Settings)
-		return ok && t.fragment(s) == file
+		t := settingsOf(b.Task)
+		return t != nil && t.fragment(s) == file
 	})
 }
 
@@ -85,7 +85,7 @@ func (c *Common) notStarted(s *State) []string {
 			if t.own(s.instance) {
 				return nil
 			}
-		case *Settings, *HBA, *Ident, *Certificate:
+		case *Settings, *AuditLogging, *HBA, *Ident, *Certificate:
 			if first && commonOf(b.Task) != c {
 				return nil // that one says it
 			}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgfleet/pgfleet/internal/catalog"
 	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/internal/postgres"
 	"github.com/pgfleet/pgfleet/internal/secrets"
@@ -34,8 +35,10 @@ type State struct {
 	running   map[string]string // settings that the server runs with
 	activated bool              // the files as foreseen were loaded
 	restarted bool
-	moved     bool // something changed that a user's own unless or onlyif may look at
-	installed bool // packages were installed: what programs and libraries there are is unknown
+	moved     bool              // something changed that a user's own unless or onlyif may look at
+	installed bool              // packages were installed: what programs and libraries there are is unknown
+	cluster   *catalog.Cluster  // nil where it is not known
+	uncertain map[string]string // databases whose contents a script made unknowable, with its name
 }
 
 // A Reveal looks the value of a secret up that was read before planning began.
@@ -58,6 +61,7 @@ func NewState(in inventory.Instance, answers map[facts.Read]facts.Answer, reveal
 			s.catalog[strings.ToLower(x.Name)] = x
 		}
 	}
+	s.readCatalogs()
 	return s
 }
 

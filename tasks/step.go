@@ -65,6 +65,7 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 			in.Port, srv.Version.Major(), in.Version, srv.Version.Major())
 	}
 	var problems []error
+	var finishing []*Bound
 	if c := leftovers(s); c != nil {
 		p.add(&Bound{Name: "Tidying up", Instance: in, Selected: true}, *c)
 	}
@@ -79,6 +80,9 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 		}
 		if skip {
 			p.plan.Skipped = append(p.plan.Skipped, b.Name)
+			if t, ok := b.Task.(replicated); ok && b.On == "primary" && p.state.Role() == "standby" {
+				p.state = t.elsewhere(in, p.state)
+			}
 			continue
 		}
 		if _, ok := b.Task.(needsServer); ok {
@@ -89,20 +93,23 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 			problems = append(problems, b.wrap(err))
 			continue
 		}
-		for _, w := range out.Warnings {
-			p.plan.Warnings = append(p.plan.Warnings, Note{b.Name, w})
+		p.take(b, out)
+		if _, ok := b.Task.(finisher); ok {
+			finishing = append(finishing, b)
 		}
-		for _, u := range out.Unknown {
-			p.plan.Unknown = append(p.plan.Unknown, Note{b.Name, u})
+	}
+	p.activate()
+	for _, b := range finishing {
+		out, err := b.Task.(finisher).Finish(in, p.state)
+		if err != nil {
+			problems = append(problems, b.wrap(err))
+			continue
 		}
-		for _, c := range out.Changes {
-			p.add(b, c)
-		}
+		p.take(b, out)
 	}
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
-	p.activate()
 	for _, w := range p.state.restartOwed() {
 		p.plan.Warnings = append(p.plan.Warnings, Note{"", w + "; only a restart applies it, and a task of kind \"service\" is what restarts the server"})
 	}
@@ -115,9 +122,34 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 // configuration as declared so far, so that it has to be loaded before.
 type needsServer interface{ needsServer() }
 
+// finisher is implemented by kinds that prove something of the server as the
+// whole list leaves it. Finish is called after all tasks were planned.
+type finisher interface {
+	Finish(in inventory.Instance, s *State) (Outcome, error)
+}
+
+// replicated is implemented by kinds that are carried out on the primary and
+// whose effects come to a standby: later tasks are planned with them there too.
+type replicated interface {
+	elsewhere(in inventory.Instance, s *State) *State
+}
+
 type planner struct {
 	plan  *Plan
 	state *State
+}
+
+// take adds what planning one task came to.
+func (p *planner) take(b *Bound, out Outcome) {
+	for _, w := range out.Warnings {
+		p.plan.Warnings = append(p.plan.Warnings, Note{b.Name, w})
+	}
+	for _, u := range out.Unknown {
+		p.plan.Unknown = append(p.plan.Unknown, Note{b.Name, u})
+	}
+	for _, c := range out.Changes {
+		p.add(b, c)
+	}
 }
 
 // add puts a change into the last step when it is part of it, and into one of

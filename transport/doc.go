@@ -14,10 +14,11 @@
 //
 //   - The questions about the host are one script of sh, sent along with the
 //     request to start a shell. The shell stays open for a second Read.
-//   - Each PostgreSQL server is asked over a session of its own through the
-//     bridge (see below), also kept for a second Read. The first message to the
-//     server goes along with the request to start the bridge, and all queries
-//     are one message.
+//   - Each database of a PostgreSQL server is asked over a session of its own
+//     through the bridge (see below), also kept for a second Read. The first
+//     message to the server goes along with the request to start the bridge, and
+//     all that is asked of one database is sent before the first answer is read.
+//     An error of one question is no other's: each is a transaction.
 //   - Each certificate is fetched over a connection that sshd forwards, or
 //     through a bridge without sudo where sshd must not forward.
 //

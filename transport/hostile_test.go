@@ -71,7 +71,7 @@ func TestHostileServer(t *testing.T) {
 		"silent":       {func(c net.Conn) { _, _ = c.Read(make([]byte, 1)); time.Sleep(3 * time.Second) }, "no answer within"},
 		"silent later": {func(c net.Conn) { welcome(c); time.Sleep(3 * time.Second) }, "no answer within"},
 		"column":       {func(c net.Conn) { answer(welcome(c), 1, "x") }, "columns"},
-		"statement":    {func(c net.Conn) { answer(welcome(c), 0) }, "1 answers to"},
+		"statement":    {func(c net.Conn) { answer(welcome(c), 0) }, "ReadyForQuery"},
 		"nonsense": {func(c net.Conn) {
 			_, _ = c.Read(make([]byte, 1))
 			_, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
@@ -80,7 +80,7 @@ func TestHostileServer(t *testing.T) {
 			welcome(c)
 			_, _ = c.Write([]byte{'D', 0x7f, 0xff, 0xff, 0xff})
 			time.Sleep(3 * time.Second)
-		}, "closed"},
+		}, "body length"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "pg") // a socket's path is short
@@ -142,7 +142,7 @@ func welcome(c net.Conn) *pgproto3.Backend {
 func answer(b *pgproto3.Backend, times int, row ...string) {
 	n := 1
 	if times > 0 {
-		n = 14
+		n = 13
 	}
 	for range n {
 		var fields []pgproto3.FieldDescription
@@ -151,15 +151,24 @@ func answer(b *pgproto3.Backend, times int, row ...string) {
 			fields = append(fields, pgproto3.FieldDescription{Name: []byte("c")})
 			values = append(values, []byte(v))
 		}
+		b.Send(&pgproto3.ParseComplete{})
+		b.Send(&pgproto3.BindComplete{})
 		if len(row) > 0 {
 			b.Send(&pgproto3.RowDescription{Fields: fields})
 			b.Send(&pgproto3.DataRow{Values: values})
+		} else {
+			b.Send(&pgproto3.NoData{})
 		}
 		b.Send(&pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")})
 	}
 	b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+	b.Send(&pgproto3.ParseComplete{})
+	b.Send(&pgproto3.BindComplete{})
+	b.Send(&pgproto3.NoData{})
+	b.Send(&pgproto3.CommandComplete{CommandTag: []byte("COMMIT")})
+	b.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 	_ = b.Flush()
-	_, _ = b.Receive()
+	time.Sleep(300 * time.Millisecond)
 }
 
 // ssh_config's RevokedHostKeys counts, and "none" is not a file's name.

@@ -119,6 +119,7 @@ func TestLabQuiet(t *testing.T) {
 	l := upLab(t, lab.Host{Name: "postgres-13", Postgres: 13}, lab.Host{Name: "pg15"}, lab.Host{Name: "pg17", Postgres: 17}, lab.Host{Name: "postgres-18", Postgres: 18})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	broken := facts.Deparse{Port: 5432, Database: "postgres", Schema: "pg_catalog", Table: "pg_class", Expr: "nowhere = 1"}
 	const state = `cat /var/log/postgresql/*.log; find /etc -type f -exec sha256sum {} + | sort; find /etc -printf '%p %m %u %T@\n' | sort`
 	for _, h := range l.Hosts() {
 		before, err := h.Exec(ctx, state)
@@ -128,7 +129,8 @@ func TestLabQuiet(t *testing.T) {
 		c := dial(t, dialer(t), labTarget(l, h.Name))
 		for range 2 {
 			answers, err := c.Read(ctx, []facts.Read{facts.OS{}, facts.Postgres{Port: 5432}, facts.Certificate{Port: 5432, Addresses: "127.0.0.1"}, facts.Unit{Name: "postgresql@" + strconv.Itoa(h.Postgres) + "-main.service"},
-				facts.Query{Port: 5432, SQL: "SELECT true"}, facts.Sockets{}, facts.Files{Glob: "/etc/postgresql/*/main/*"}})
+				facts.Query{Port: 5432, SQL: "SELECT true"}, facts.Cluster{Port: 5432}, facts.Contents{Port: 5432, Database: "template1"}, facts.Contents{Port: 5432, Database: "postgres"},
+				facts.Deparse{Port: 5432, Database: "postgres", Schema: "pg_catalog", Table: "pg_class", Expr: "relname = 'x'"}, broken, facts.Sockets{}, facts.Files{Glob: "/etc/postgresql/*/main/*"}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -139,6 +141,9 @@ func TestLabQuiet(t *testing.T) {
 			}
 			if s := answers[facts.Certificate{Port: 5432, Addresses: "127.0.0.1"}].Value.(facts.Served); len(s.Chain) == 0 {
 				t.Errorf("%s: %+v", h.Name, s)
+			}
+			if d := answers[broken].Value.(facts.Deparsed); !strings.Contains(d.Problem, "nowhere") {
+				t.Errorf("%s: %+v", h.Name, d)
 			}
 		}
 		c.Close()
@@ -324,7 +329,12 @@ func TestLabRoundTrips(t *testing.T) {
 	to.Address, to.KnownHosts = "127.0.0.1", known(t, lines...)
 	to.Port, _ = strconv.Atoi(port)
 	reads := []facts.Read{facts.Certificate{Port: 5432, Addresses: "127.0.0.1"}, facts.OS{}, facts.Postgres{Port: 5432}, facts.Files{Glob: "/etc/postgresql/15/main/*"},
-		facts.Unit{Name: "postgresql@15-main.service"}, facts.Package{Name: "sudo"}, facts.Sockets{}, facts.Ciphers{List: "ECDHE+AESGCM"}, facts.Probe{Script: "true", User: "postgres"}}
+		facts.Unit{Name: "postgresql@15-main.service"}, facts.Package{Name: "sudo"}, facts.Sockets{}, facts.Ciphers{List: "ECDHE+AESGCM"}, facts.Probe{Script: "true", User: "postgres"},
+		// Whatever is asked of one database takes one round trip.
+		facts.Cluster{Port: 5432}, facts.Contents{Port: 5432, Database: "postgres"}, facts.Contents{Port: 5432, Database: "template1"}}
+	for i := range 10 {
+		reads = append(reads, facts.Deparse{Port: 5432, Database: "template1", Schema: "pg_catalog", Table: "pg_class", Expr: "relpages = " + strconv.Itoa(i)})
+	}
 	var best [4]float64
 	for range 3 {
 		began := time.Now()

@@ -11,8 +11,8 @@ import (
 )
 
 // Read implements [Conn]. The questions about the host go to a root shell as
-// one script; each PostgreSQL server and each certificate has a session of its
-// own; all of that happens at the same time.
+// one script; each database of a PostgreSQL server and each certificate has a
+// session of its own; all of that happens at the same time.
 func (h *host) Read(outer context.Context, reads []facts.Read) (map[facts.Read]facts.Answer, error) {
 	var (
 		mu      sync.Mutex
@@ -34,9 +34,9 @@ func (h *host) Read(outer context.Context, reads []facts.Read) (map[facts.Read]f
 		}
 	}
 	script := newHostScript(h.probeTimeout())
-	servers := map[server][]facts.Read{}
+	servers := map[Endpoint][]facts.Read{}
 	var certificates []facts.Certificate
-	queries := 0
+	var wait time.Duration // that servers may make us wait
 	spare := firstOf(h.d.ReadTimeout, time.Minute)
 	seen := make(map[facts.Read]bool, len(reads))
 	for _, r := range reads {
@@ -45,14 +45,10 @@ func (h *host) Read(outer context.Context, reads []facts.Read) (map[facts.Read]f
 		}
 		seen[r] = true
 		switch r := r.(type) {
-		case facts.Postgres:
-			// The same session serves a Query in the database postgres.
-			at := server{dir: r.SocketDir, port: r.Port, database: defaultDatabase}
+		case facts.Postgres, facts.Cluster, facts.Available, facts.Contents, facts.Deparse, facts.Rehearse, facts.Query:
+			at, patience := placeOf(r)
 			servers[at] = append(servers[at], r)
-		case facts.Query:
-			at := server{dir: r.SocketDir, port: r.Port, database: r.Database}
-			servers[at] = append(servers[at], r)
-			queries++
+			wait += patience
 		case facts.Certificate:
 			certificates = append(certificates, r)
 		default:
@@ -61,7 +57,7 @@ func (h *host) Read(outer context.Context, reads []facts.Read) (map[facts.Read]f
 			}
 		}
 	}
-	limit := spare + time.Duration(len(script.probes))*(h.probeTimeout()+timeoutKill) + time.Duration(queries)*queryTimeout
+	limit := spare + time.Duration(len(script.probes))*(h.probeTimeout()+timeoutKill) + wait
 	ctx, cancel := context.WithTimeout(outer, limit)
 	defer cancel()
 	for _, r := range certificates {

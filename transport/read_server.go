@@ -1,12 +1,6 @@
 package transport
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,117 +11,69 @@ import (
 	"github.com/pgfleet/pgfleet/internal/postgres"
 )
 
-// A statement is one of the statements of a facts.Postgres.
-type statement struct {
-	sql     string
-	columns int                            // of its rows
-	read    func(*facts.Server, row) error // takes a row into the Server; nil where there are none
-	// failed takes the server's error, which then does not count against the
-	// whole answer; nil where it does.
-	failed func(*facts.Server, *pgconn.PgError)
-}
-
-// A row is one row in text format.
-type row [][]byte
-
-func (r row) text(i int) string { return string(r[i]) }
-func (r row) bool(i int) bool   { return string(r[i]) == "t" }
-func (r row) int(i int) int     { n, _ := strconv.Atoi(string(r[i])); return n }
-
-// list reads an array that the query turned into JSON; NULL elements are "".
-func (r row) list(i int) ([]string, error) {
-	if r[i] == nil {
-		return nil, nil
-	}
-	var list []string
-	err := json.Unmarshal(r[i], &list)
-	return list, err
-}
-
-// addr is invalid for NULL, a local socket. A single address is printed without
-// its prefix length.
-func (r row) addr(i int) netip.Addr {
-	a, _ := netip.ParseAddr(string(r[i]))
-	return a
-}
-
-// statements returns what to ask a server of a major version. They are sent as
-// one message, so it takes one round trip.
+// askAboutServer asks a server of a major version about itself.
 //
 // Names are qualified because the first query runs before search_path is set: it
 // must show the parameters as they are. For the same reason the session starts
 // with no parameters but application_name and client_encoding.
-func statements(major int) []statement {
+func askAboutServer(r facts.Postgres, major int) *question {
+	s := facts.Server{Reached: true}
 	hba := "NULL, NULL, "
 	hbaOrder := ""
 	if major >= 16 {
 		hba, hbaOrder = "rule_number, file_name, ", "rule_number, file_name, "
 	}
+	into := func(read func(*facts.Server, row) error) func(row) error {
+		return func(r row) error { return read(&s, r) }
+	}
+	failed := func(note func(*facts.Server, *pgconn.PgError)) func(*pgconn.PgError) {
+		return func(pg *pgconn.PgError) { note(&s, pg) }
+	}
 	all := []statement{
-		{sql: `BEGIN READ ONLY`},
 		{sql: `SELECT name, setting, unit, context, vartype, source, min_val, max_val, pg_catalog.array_to_json(enumvals), boot_val, reset_val,
-			sourcefile, sourceline, pending_restart FROM pg_catalog.pg_settings`, columns: 14, read: readSetting},
+			sourcefile, sourceline, pending_restart FROM pg_catalog.pg_settings`, columns: 14, read: into(readSetting)},
 		{sql: `SET LOCAL search_path = ''`},
-		{sql: setTimeout()},
+		setTimeout(),
 		{sql: `SET LOCAL lock_timeout = '5s'`},
 		{sql: `SELECT pg_catalog.pg_is_in_recovery(), (SELECT system_identifier FROM pg_catalog.pg_control_system()),
 			extract(epoch FROM pg_catalog.pg_postmaster_start_time()), extract(epoch FROM pg_catalog.pg_conf_load_time()),
-			extract(epoch FROM pg_catalog.clock_timestamp())`, columns: 5, read: readIdentity},
+			extract(epoch FROM pg_catalog.clock_timestamp())`, columns: 5, read: into(readIdentity)},
 		{sql: `SELECT sourcefile, sourceline, name, setting, applied, error FROM pg_catalog.pg_file_settings ORDER BY seqno`,
-			columns: 6, read: readFileSetting, failed: noFileSettings},
+			columns: 6, read: into(readFileSetting), failed: failed(noFileSettings)},
 		{sql: `SELECT ` + hba + `line_number, type, pg_catalog.array_to_json(database), pg_catalog.array_to_json(user_name), address, netmask,
 			auth_method, pg_catalog.array_to_json(options), error
 			FROM pg_catalog.pg_hba_file_rules ORDER BY ` + hbaOrder + `line_number`,
-			columns: 11, read: readHBA, failed: noHBA},
+			columns: 11, read: into(readHBA), failed: failed(noHBA)},
 		{sql: `SELECT coalesce(d.datname, ''), coalesce(r.rolname, ''), c FROM pg_catalog.pg_db_role_setting s
 			LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole,
-			pg_catalog.unnest(s.setconfig) c ORDER BY 1, 2, 3`, columns: 3, read: readOverride},
+			pg_catalog.unnest(s.setconfig) c ORDER BY 1, 2, 3`, columns: 3, read: into(readOverride)},
 		{sql: `SELECT r.application_name, r.usename, r.client_addr, r.state, r.sync_state, coalesce(l.ssl, false)
-			FROM pg_catalog.pg_stat_replication r LEFT JOIN pg_catalog.pg_stat_ssl l USING (pid) ORDER BY 1, 3, r.pid`, columns: 6, read: readStandby},
-		{sql: `SELECT sender_host FROM pg_catalog.pg_stat_wal_receiver`, columns: 1, read: readUpstream},
+			FROM pg_catalog.pg_stat_replication r LEFT JOIN pg_catalog.pg_stat_ssl l USING (pid) ORDER BY 1, 3, r.pid`, columns: 6, read: into(readStandby)},
+		{sql: `SELECT sender_host FROM pg_catalog.pg_stat_wal_receiver`, columns: 1, read: into(readUpstream)},
 		{sql: `SELECT a.datname, a.usename, a.client_addr, coalesce(l.ssl, false), a.application_name, pg_catalog.count(*)
 			FROM pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_stat_ssl l USING (pid)
 			WHERE a.backend_type = 'client backend' AND a.pid <> pg_catalog.pg_backend_pid() AND a.application_name <> '` + applicationName + `'
-			GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`, columns: 6, read: readSession},
+			GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`, columns: 6, read: into(readSession)},
 	}
 	if major >= 15 {
 		all = append(all, statement{sql: `SELECT line_number, error FROM pg_catalog.pg_ident_file_mappings WHERE error IS NOT NULL ORDER BY 1`,
-			columns: 2, read: readIdentError, failed: noIdent})
+			columns: 2, read: into(readIdentError), failed: failed(noIdent)})
 	}
-	return append(all, statement{sql: `COMMIT`})
+	return &question{
+		read: r, begin: "BEGIN READ ONLY", end: endReading, list: all,
+		answer: func(r reply) (any, error) {
+			if r.failed != nil {
+				return facts.Server{}, r.failed
+			}
+			finish(&s)
+			return s, nil
+		},
+	}
 }
 
-// readServer asks a server about itself. The version, which decides what can be
-// asked, is known from the start of the session.
-func readServer(ctx context.Context, conn *pgconn.PgConn) (facts.Server, error) {
-	major, _ := strconv.Atoi(leadingDigits(conn.ParameterStatus("server_version")))
-	s := facts.Server{Reached: true}
-	all := statements(major)
-	results, err := execute(ctx, conn, "", all)
-	// A statement that may fail is left out of another try.
-	for pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && len(results) < len(all) && all[len(results)].failed != nil; pg = nil {
-		at := len(results)
-		all[at].failed(&s, pg)
-		all = slices.Delete(all, at, at+1)
-		results, err = execute(ctx, conn, "ROLLBACK;\n", all)
-	}
-	if err != nil {
-		return facts.Server{}, err
-	}
-	for i, st := range all {
-		if st.read == nil {
-			continue
-		}
-		for _, r := range results[i].Rows {
-			if len(r) != st.columns {
-				return facts.Server{}, fmt.Errorf("the server's answer has %d columns where %d were asked for: is it PostgreSQL?", len(r), st.columns)
-			}
-			if err := st.read(&s, row(r)); err != nil {
-				return facts.Server{}, fmt.Errorf("the server's answer: %w", err)
-			}
-		}
-	}
-	withoutSession(&s)
+// finish takes what was read together.
+func finish(s *facts.Server) {
+	withoutSession(s)
 	for name, to := range map[string]*string{"data_directory": &s.DataDirectory, "config_file": &s.ConfigFile, "hba_file": &s.HBAFile, "ident_file": &s.IdentFile} {
 		if row, ok := s.Setting(name); ok {
 			*to = row.Setting
@@ -137,33 +83,6 @@ func readServer(ctx context.Context, conn *pgconn.PgConn) (facts.Server, error) 
 		n, _ := strconv.Atoi(row.Setting)
 		s.Version = postgres.Version(n)
 	}
-	return s, nil
-}
-
-// execute sends statements as one message, after a command that prepares for
-// them. It returns the results up to the first that failed.
-func execute(ctx context.Context, conn *pgconn.PgConn, first string, all []statement) ([]*pgconn.Result, error) {
-	sql := strings.Builder{}
-	sql.WriteString(first)
-	for _, s := range all {
-		sql.WriteString(s.sql + ";\n")
-	}
-	results, err := conn.Exec(ctx, sql.String()).ReadAll()
-	if n := len(results); n > 0 && results[n-1].Err != nil {
-		results = results[:n-1] // it had begun
-	}
-	if first != "" && len(results) > 0 {
-		results = results[1:]
-	}
-	if err == nil && len(results) != len(all) {
-		err = fmt.Errorf("the server gave %d answers to %d statements: is it PostgreSQL?", len(results), len(all))
-	}
-	return results, err
-}
-
-// leadingDigits returns "15" of "15.18 (Debian 15.18-0+deb12u1)".
-func leadingDigits(s string) string {
-	return s[:len(s)-len(strings.TrimLeft(s, "0123456789"))]
 }
 
 func readSetting(s *facts.Server, r row) error {

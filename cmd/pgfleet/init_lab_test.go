@@ -67,38 +67,50 @@ func wantApply(t *testing.T, dir string) {
 	}
 }
 
+// What init writes is applied as it is, and then nothing is due.
 func TestLabInitApply(t *testing.T) {
-	for _, version := range []int{15, 17} {
-		t.Run(fmt.Sprintf("postgres-%d", version), func(t *testing.T) {
-			l, flags := initLab(t, version, version)
-			dir := filepath.Join(t.TempDir(), "fleet")
-			args := append([]string{dir, "--version", fmt.Sprint(version), "--app-network", l.Applications.String()}, flags...)
-			for _, name := range []string{"pg01", "pg02"} {
-				args = append(args, "--host", name+"="+l.Host(name).Address.String())
-			}
-			if _, err := runInit(t, args...); err != nil {
-				t.Fatal(err)
-			}
-			if code, out := pgfleet(t, dir, "check"); code != 0 {
-				t.Fatalf("check: exit %d:\n%s", code, out)
-			}
-			wantPlan(t, dir, 2)
-			wantApply(t, dir)
-			wantPlan(t, dir, 0)
+	versions := []int{13, 15, 17, 18}
+	l, flags := initLab(t, versions...)
+	dir := filepath.Join(t.TempDir(), "fleet")
+	args := append([]string{dir, "--app-network", l.Applications.String()}, flags...)
+	for i, h := range l.Hosts() {
+		args = append(args, "--host", fmt.Sprintf("%s=%s,version=%d", h.Name, h.Address, versions[i]))
+	}
+	if _, err := runInit(t, args...); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := pgfleet(t, dir, "check"); code != 0 {
+		t.Fatalf("check: exit %d:\n%s", code, out)
+	}
+	wantPlan(t, dir, 2)
+	wantApply(t, dir)
+	wantPlan(t, dir, 0)
 
-			h := l.Host("pg01")
-			for script, want := range map[string]string{
-				"runuser -u postgres -- psql -XAtc 'SHOW shared_preload_libraries'":                              "pgaudit",
-				"runuser -u postgres -- psql -XAtc 'SHOW listen_addresses'":                                      "localhost, " + h.Address.String(),
-				"runuser -u postgres -- psql -XAtc \"SELECT extname FROM pg_extension WHERE extname='pgaudit'\"": "pgaudit",
-				"sleep 1; grep -c 'AUDIT: SESSION.*CREATE EXTENSION' /var/log/postgresql/audit.log":              "1",
-			} {
-				out, err := h.Exec(t.Context(), script)
-				if err != nil || strings.TrimSpace(out) != want {
-					t.Errorf("%s: %q %v, want %q", script, out, err, want)
-				}
+	ask := func(database, query string) string {
+		return fmt.Sprintf("cd /; runuser -u postgres -- psql -XAtd %s -c %q", database, query)
+	}
+	can := func(role, what string) string {
+		return ask("appdb", fmt.Sprintf("SELECT string_agg(p, ', ') FROM unnest(ARRAY[%s]) p WHERE has_table_privilege('%s', 'orders', p)", what, role))
+	}
+	const all = "'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'"
+	for _, h := range l.Hosts() {
+		for script, want := range map[string]string{
+			ask("postgres", "SHOW shared_preload_libraries"): "pgaudit",
+			ask("postgres", "SHOW listen_addresses"):         "localhost, " + h.Address.String(),
+			ask("postgres", "SELECT string_agg(rolname, ', ') FROM pg_authid WHERE rolsuper OR rolname = 'postgres' AND rolpassword IS NOT NULL"):                      "postgres",
+			ask("postgres", "SELECT string_agg(rolname, ', ' ORDER BY 1) FROM pg_authid WHERE rolpassword LIKE 'SCRAM-SHA-256%'"):                                      "appuser, readuser",
+			ask("appdb", "SELECT string_agg(extname, ', ' ORDER BY 1) FROM pg_extension"):                                                                              "pgaudit, plpgsql",
+			ask("appdb", "SELECT relowner::regrole, relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = 'orders'"):                                       "appowner|t|t",
+			ask("appdb", "SELECT string_agg(r::text, ', ') FROM unnest(ARRAY['appuser', 'readuser', 'appowner']) r WHERE has_schema_privilege(r, 'public', 'CREATE')"): "appowner",
+			can("appuser", all):  "SELECT, INSERT, UPDATE, DELETE",
+			can("readuser", all): "SELECT",
+			"sleep 1; grep -c 'AUDIT: SESSION.*CREATE EXTENSION' /var/log/postgresql/audit.log": "2",
+		} {
+			out, err := h.Exec(t.Context(), script)
+			if err != nil || strings.TrimSpace(out) != want {
+				t.Errorf("%s: %s: %q %v, want %q", h.Name, script, out, err, want)
 			}
-		})
+		}
 	}
 }
 
@@ -127,13 +139,64 @@ END
 echo 'admins /^(ops|deploy)$ dba' | as tee -a "$conf/pg_ident.conf" >/dev/null
 systemctl restart "postgresql@$version-main"
 as psql -Xqc "ALTER SYSTEM SET maintenance_work_mem = '96MB'"
-as psql -Xqc "ALTER ROLE postgres SET statement_timeout = 0"
+as psql -Xqv ON_ERROR_STOP=1 <<'END'
+ALTER ROLE postgres SET statement_timeout = 0;
+CREATE ROLE "App Owner" CONNECTION LIMIT 5;
+CREATE ROLE app LOGIN PASSWORD 'a1' IN ROLE "App Owner" VALID UNTIL '2031-05-06 07:08:09+02';
+CREATE ROLE "select" LOGIN NOINHERIT BYPASSRLS IN ROLE pg_monitor;
+CREATE ROLE "ops ""the"" {{ 63 bytes long, which is as long as a name can be" CREATEDB ADMIN app;
+COMMENT ON ROLE app IS 'the old application''s';
+GRANT pg_read_all_stats TO app WITH ADMIN OPTION;
+ALTER ROLE app SET search_path = "$user", public, "App Two";
+ALTER ROLE app SET pgaudit.log = 'all';
+CREATE DATABASE "App Two" OWNER "App Owner" TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C';
+ALTER DATABASE "App Two" SET work_mem = '12MB';
+ALTER DATABASE "App Two" CONNECTION LIMIT 50;
+ALTER ROLE app IN DATABASE "App Two" SET "app.Tenant" = '{{ 7';
+GRANT CONNECT ON DATABASE "App Two" TO "select" WITH GRANT OPTION;
+REVOKE TEMPORARY ON DATABASE "App Two" FROM PUBLIC;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+\c template1
+GRANT CREATE ON SCHEMA public TO app;
+\c "App Two"
+CREATE EXTENSION pgaudit;
+CREATE SCHEMA "S" AUTHORIZATION "App Owner";
+CREATE SCHEMA "two words";
+CREATE TABLE "S"."Orders" (id serial PRIMARY KEY, "tenant.id" integer, b bigint GENERATED ALWAYS AS IDENTITY);
+CREATE TABLE "S"."table" (a int);
+CREATE VIEW "S".v AS SELECT 1 AS one;
+CREATE SEQUENCE public.numbers;
+CREATE FUNCTION public.f(a integer, "B" text DEFAULT 'x', VARIADIC c numeric(5,2)[] DEFAULT '{}') RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1';
+CREATE PROCEDURE "S"."P"() LANGUAGE sql AS 'SELECT 1';
+ALTER TABLE "S"."Orders" OWNER TO "App Owner";
+ALTER FUNCTION public.f() OWNER TO app;
+GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA "S" TO app;
+GRANT SELECT ON ALL TABLES IN SCHEMA "S" TO "select", PUBLIC;
+GRANT UPDATE (b, "tenant.id"), REFERENCES ("tenant.id") ON "S"."Orders" TO "select";
+GRANT TRUNCATE ON "S"."table" TO app WITH GRANT OPTION;
+REVOKE DELETE ON "S"."table" FROM postgres;
+GRANT USAGE ON SEQUENCE "S"."Orders_id_seq", numbers TO app;
+REVOKE EXECUTE ON FUNCTION public.f() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION public.f() TO "select";
+ALTER DEFAULT PRIVILEGES FOR ROLE "App Owner" GRANT SELECT ON TABLES TO "select";
+ALTER DEFAULT PRIVILEGES FOR ROLE "App Owner" IN SCHEMA "S" GRANT INSERT ON TABLES TO app, "select";
+ALTER DEFAULT PRIVILEGES FOR ROLE app REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO app;
+ALTER DEFAULT PRIVILEGES GRANT USAGE ON TYPES TO app WITH GRANT OPTION;
+ALTER TABLE "S"."Orders" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY "of {{ tenant" ON "S"."Orders" TO app, "select" USING ("tenant.id" = NULLIF(current_setting('app.Tenant', true), '')::int) WITH CHECK (b > 0 OR b IS NULL);
+CREATE POLICY more ON "S"."Orders" AS RESTRICTIVE FOR INSERT WITH CHECK (true);
+ALTER TABLE "S"."table" ENABLE ROW LEVEL SECURITY;
+CREATE POLICY unused ON "S"."table" FOR DELETE USING ((SELECT count(*) FROM "S"."Orders") = 0);
+ALTER TABLE "S"."table" DISABLE ROW LEVEL SECURITY;
+END
 sleep 1.1
 systemctl reload "postgresql@$version-main"
 `
 
 func TestLabInitFrom(t *testing.T) {
-	l, flags := initLab(t, 15, 17)
+	l, flags := initLab(t, 13, 15, 17, 18)
 	for _, h := range l.Hosts() {
 		if out, err := h.Exec(t.Context(), workedOn); err != nil {
 			t.Fatalf("%s %v", out, err)
@@ -162,7 +225,7 @@ func TestLabInitFrom(t *testing.T) {
 		}
 		for _, want := range []string{
 			`"hostssl app,\"App Two\" +writers,report 10.1.2.0/24 md5",`, `"admins /^(ops|deploy)$ dba",`,
-			`# ALTER SYSTEM has set`, `maintenance_work_mem = "96MB"`, `role "postgres": statement_timeout`,
+			`# ALTER SYSTEM has set`, `maintenance_work_mem = "96MB"`, `statement_timeout = "0"`, `role = "App Owner"`, `policy = "of {{"{{"}} tenant"`,
 			"20-memory.conf", "-pgaudit\",", "[hosts." + h.Name + "]",
 		} {
 			if !strings.Contains(string(text), want) {
@@ -174,7 +237,8 @@ func TestLabInitFrom(t *testing.T) {
 		}
 
 		// A change made by hand is found and undone, and then nothing is due.
-		if out, err := h.Exec(t.Context(), `echo 'host all all 0.0.0.0/0 trust' >>$(ls /etc/postgresql/*/main/pg_hba.conf); sed -i 's/8MB/16MB/' /etc/postgresql/*/main/conf.d/20-memory.conf`); err != nil {
+		if out, err := h.Exec(t.Context(), `echo 'host all all 0.0.0.0/0 trust' >>$(ls /etc/postgresql/*/main/pg_hba.conf); sed -i 's/8MB/16MB/' /etc/postgresql/*/main/conf.d/20-memory.conf
+			cd /; runuser -u postgres -- psql -Xqd "App Two" -c 'ALTER ROLE app SUPERUSER' -c 'REVOKE SELECT ON "S".v FROM app' -c 'ALTER TABLE "S"."Orders" DISABLE ROW LEVEL SECURITY'`); err != nil {
 			t.Fatalf("%s %v", out, err)
 		}
 		wantPlan(t, dir, 2)

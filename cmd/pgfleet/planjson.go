@@ -42,10 +42,16 @@ type planStep struct {
 
 type planChange struct {
 	Key    string `json:"key"`
-	Action string `json:"action"` // create, change, remove, run, maybe, restart, always, check
+	Action string `json:"action"` // create, change, remove, run, maybe, later, restart, always, check, replicated
 	Counts bool   `json:"counts"` // whether it is counted as a change
 	Intent string `json:"intent"`
 	Diff   string `json:"diff,omitempty"` // unified, without the names of the files
+	// Of a statement: where it runs, itself, and what is lost by it.
+	Database string `json:"database,omitempty"`
+	SQL      string `json:"sql,omitempty"`
+	Danger   string `json:"danger,omitempty"`
+	// Effects are what a rehearsal of a script changed in the catalogs.
+	Effects []string `json:"effects,omitempty"`
 }
 
 type planNote struct {
@@ -92,7 +98,7 @@ func instanceJSON(k rollout.Known) planInstance {
 		return in
 	}
 	in.Status = "unchanged"
-	if len(k.Plan.Changes()) > 0 {
+	if len(k.Plan.Changes()) > 0 || undecided(k.Plan) {
 		in.Status = "change"
 	}
 	in.Role, in.Orphans, in.Skipped = k.Plan.Role, k.Plan.Orphans, k.Plan.Skipped
@@ -107,8 +113,10 @@ func instanceJSON(k rollout.Known) planInstance {
 		for _, b := range s.Tasks {
 			step.Tasks = append(step.Tasks, b.Name)
 		}
-		for _, c := range s.Changes {
+		for j, c := range s.Changes {
 			change := planChange{Key: c.Key, Action: kindOf(c), Counts: tasks.Writes(c.Action), Intent: secrets.MaskPlaceholders(c.Intent)}
+			change.Database, change.SQL = databaseOf(c)
+			change.Danger, change.Effects = danger(s.Changes, j), c.Effects
 			if c.Diff != nil && c.Diff.Old != c.Diff.New {
 				change.Diff = strings.Join(diffLines(*c.Diff), "\n") + "\n"
 			}

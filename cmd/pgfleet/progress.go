@@ -97,6 +97,9 @@ func (p *progress) Observe(e rollout.Event) {
 		if p.done != nil {
 			p.ui.Note(p.ui.style.red(text))
 		}
+	case rollout.Waiting:
+		p.set(who, clean(e.Text))
+		p.line(who + ": " + clean(e.Text))
 	case rollout.InstanceDone:
 		p.finish(who, e.Err != nil)
 	}

@@ -90,7 +90,7 @@ func names(known []rollout.Known) string {
 
 // group shows instances of one shape.
 func (t *planText) group(group []rollout.Known) {
-	if t.verbose || slices.ContainsFunc(group[0].Plan.Steps, runs) {
+	if t.verbose || slices.ContainsFunc(group[0].Plan.Steps, shown) {
 		for i := range group[0].Plan.Steps {
 			t.step(group, i)
 		}
@@ -119,11 +119,17 @@ func skippedNotes(p *tasks.Plan) []tasks.Note {
 	return list
 }
 
-// runs reports whether a step does something that has to be shown: a change, or
-// a command that runs at every apply.
+// runs reports whether a step does something that has to be asked for: a change,
+// a command that runs at every apply, or what is decided only then.
 func runs(s tasks.Step) bool {
-	return s.Writes() || slices.ContainsFunc(s.Changes, func(c tasks.Change) bool { return kindOf(c) == "always" })
+	return s.Writes() || slices.ContainsFunc(s.Changes, func(c tasks.Change) bool {
+		kind := kindOf(c)
+		return kind == "always" || kind == "later"
+	})
 }
+
+// shown reports whether a step has to be seen without -v.
+func shown(s tasks.Step) bool { return runs(s) || kindOf(s.Changes[0]) == "replicated" }
 
 // kindOf sorts changes for the reader.
 func kindOf(c tasks.Change) string {
@@ -140,6 +146,12 @@ func kindOf(c tasks.Change) string {
 		return kindOfRun(a.Always, a.Maybe)
 	case tasks.RunScript:
 		return kindOfRun(a.Always, a.Maybe)
+	case tasks.Execute:
+		return kindOfStatement(a.Statement)
+	case tasks.Replicated:
+		return "replicated"
+	case tasks.Replan:
+		return "later"
 	}
 	if !tasks.Writes(c.Action) {
 		return "check"
@@ -168,7 +180,9 @@ func (t *planText) sign(kind string) (string, func(string) string) {
 		return "!", t.style.red
 	case "always":
 		return ">", t.style.faint
-	case "check", "maybe":
+	case "replicated":
+		return "<", t.style.faint
+	case "check", "maybe", "later":
 		return "?", t.style.faint
 	}
 	return "~", t.style.yellow
@@ -186,9 +200,20 @@ func (t *planText) step(group []rollout.Known, i int) {
 	if title != of {
 		t.WriteString(t.style.faint(clean(": " + of)))
 	}
+	if db := whereOf(first); db != "" {
+		t.WriteString(t.style.faint(clean(", in database " + db)))
+	}
 	t.WriteByte('\n')
-	for j := range first.Changes {
+	folded := 0
+	for j, c := range first.Changes {
+		if _, sql := databaseOf(c); sql != "" && j >= longList && !t.verbose && danger(first.Changes, j) == "" {
+			folded++
+			continue
+		}
 		t.change(group, i, j)
+	}
+	if folded > 0 {
+		fmt.Fprintf(t, "%s%s\n", changeIndent, t.style.faint(fmt.Sprintf("and %s; -v shows them", count(folded, "more statement", "more statements"))))
 	}
 }
 
@@ -203,15 +228,21 @@ func taskNames(s tasks.Step) string {
 // change shows a change once for all instances for which it is the same.
 func (t *planText) change(group []rollout.Known, i, j int) {
 	at := func(k rollout.Known) tasks.Change { return k.Plan.Steps[i].Changes[j] }
-	byIntent := groupBy(group, func(k rollout.Known) string { return at(k).Intent })
+	byIntent := groupBy(group, func(k rollout.Known) string {
+		return strings.Join(append([]string{at(k).Intent}, at(k).Effects...), "\x00")
+	})
 	for _, same := range byIntent {
 		c := at(same[0])
 		sign, color := t.sign(kindOf(c))
+		remark := ""
+		if why := danger(same[0].Plan.Steps[i].Changes, j); why != "" {
+			sign, color, remark = "!", t.style.red, "  -- "+clean(why)
+		}
 		whose := ""
 		if len(byIntent) > 1 {
 			whose = t.style.faint("  [" + names(same) + "]")
 		}
-		for n, line := range strings.Split(clean(c.Intent), "\n") {
+		for n, line := range strings.Split(clean(c.Intent)+remark, "\n") {
 			if n == 0 {
 				line = sign + " " + line
 			} else {
@@ -235,6 +266,20 @@ func (t *planText) change(group []rollout.Known, i, j int) {
 				fmt.Fprintf(t, "%s%s\n", diffIndent[2:], t.style.bold(names(equal)+":"))
 			}
 			t.diff(*d, names(equal))
+		}
+		t.effects(c.Effects)
+	}
+}
+
+// effects shows what a rehearsal of a script changed.
+func (t *planText) effects(list []string) {
+	for i, e := range list {
+		if i == longList && !t.verbose {
+			fmt.Fprintf(t, "%s%s\n", diffIndent, t.style.faint(fmt.Sprintf("and %d more; -v shows them", len(list)-i)))
+			return
+		}
+		for line := range strings.SplitSeq(clean(e), "\n") {
+			fmt.Fprintf(t, "%s%s\n", diffIndent, line)
 		}
 	}
 }

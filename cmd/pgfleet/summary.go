@@ -44,14 +44,17 @@ func renderPlanSummary(known []rollout.Known, st style) string {
 		case k.Err != nil:
 			failed++
 			row[1] = st.red("cannot be planned")
+		case len(k.Plan.Changes()) == 0 && undecided(k.Plan):
+			change++
+			row[1] = st.yellow("decided while applying")
 		case len(k.Plan.Changes()) == 0:
 			unchanged++
-			row[1] = "unchanged" + st.faint(everyTime(k.Plan))
+			row[1] = "unchanged" + st.faint(everyTime(k.Plan)+byReplication(k.Plan))
 		default:
 			n := len(k.Plan.Changes())
 			change++
 			changes += n
-			row[1] = st.yellow(count(n, "change", "changes")) + " in " + count(len(k.Plan.Steps), "step", "steps")
+			row[1] = st.yellow(count(n, "change", "changes")) + " in " + count(len(k.Plan.Steps), "step", "steps") + st.faint(byReplication(k.Plan))
 		}
 		rows = append(rows, row)
 	}
@@ -59,19 +62,34 @@ func renderPlanSummary(known []rollout.Known, st style) string {
 		population(known), change, count(changes, "change", "changes"), unchanged, failed)) + "\n"
 }
 
-// everyTime says what an apply does though nothing is due.
-func everyTime(p *tasks.Plan) string {
-	var commands, checks int
+// undecided reports whether something of a plan is known only while it is carried
+// out.
+func undecided(p *tasks.Plan) bool { return countKind(p, "later") > 0 }
+
+func countKind(p *tasks.Plan, kind string) int {
+	n := 0
 	for _, s := range p.Steps {
 		for _, c := range s.Changes {
-			switch kindOf(c) {
-			case "always":
-				commands++
-			case "check":
-				checks++
+			if kindOf(c) == kind {
+				n++
 			}
 		}
 	}
+	return n
+}
+
+// byReplication says what a standby gets from its primary.
+func byReplication(p *tasks.Plan) string {
+	n := countKind(p, "replicated")
+	if n == 0 {
+		return ""
+	}
+	return ", " + count(n, "statement comes", "statements come") + " by replication"
+}
+
+// everyTime says what an apply does though nothing is due.
+func everyTime(p *tasks.Plan) string {
+	commands, checks := countKind(p, "always"), countKind(p, "check")
 	var parts []string
 	if commands > 0 {
 		parts = append(parts, count(commands, "command", "commands"))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pgfleet/pgfleet/internal/catalog"
 	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/internal/postgres"
 	"github.com/pgfleet/pgfleet/inventory"
@@ -26,6 +27,7 @@ type live struct {
 	settings []postgres.Setting
 	server   facts.Server
 	packages []string
+	cluster  *catalog.Cluster // with the contents of its databases
 }
 
 func newLive() *live {
@@ -49,6 +51,7 @@ func newLive() *live {
 			IdentFile: confDir + "/pg_ident.conf", DataDirectory: "/var/lib/postgresql/15/main", Loaded: time.Unix(2000, 0),
 		},
 		packages: []string{"postgresql-15"},
+		cluster:  newCluster(),
 	}
 }
 
@@ -95,6 +98,18 @@ func (l *live) answer(r facts.Read) facts.Answer {
 		s := l.server
 		s.Settings = l.running()
 		return facts.Answer{Value: s}
+	case facts.Cluster:
+		if l.cluster == nil {
+			return facts.Answer{Value: facts.ClusterInfo{Problem: "canceling statement due to statement timeout"}}
+		}
+		shared := *l.cluster
+		shared.Contents = nil
+		return facts.Answer{Value: facts.ClusterInfo{Cluster: &shared}}
+	case facts.Contents:
+		held := l.cluster.Contents[r.Database]
+		return facts.Answer{Value: facts.ContentsInfo{Contents: held, Missing: held == nil}}
+	case facts.Deparse:
+		return facts.Answer{Value: facts.Deparsed{Text: r.Expr}}
 	case facts.File:
 		return facts.Answer{Value: file(r.Path)}
 	case facts.Files:
@@ -277,6 +292,31 @@ limit = "pg01"
 enabled = true
 restart = "never"
 
+
+[[task]]
+name = "Role postgres of pg01"
+kind = "role"
+limit = "pg01"
+role = "postgres"
+password = "none"
+
+[[task]]
+name = "Database postgres of pg01"
+kind = "database"
+limit = "pg01"
+database = "postgres"
+owner = "postgres"
+public = ["CONNECT", "TEMPORARY"]
+comment = "default administrative connection database"
+
+[[task]]
+name = "Schema public in postgres of pg01"
+kind = "schema"
+limit = "pg01"
+database = "postgres"
+schema = "public"
+owner = "pg_database_owner"
+
 [[task]]
 name = "Port of pg01"
 kind = "verify"
@@ -429,7 +469,11 @@ func TestDescribeCopiesNoSecret(t *testing.T) {
 			l.files[confDir+"/pg_hba.conf"] += "host all all all ldap ldapbindpasswd=" + secret + "\n"
 		},
 		"an option of a role": func(l *live) {
-			l.server.Overrides = []facts.Override{{Role: "app", Name: "app.token", Value: secret}, {Role: "app", Name: "work_mem", Value: "1GB"}}
+			l.cluster.Roles["app"] = &catalog.Role{Name: "app", Inherit: true, ConnLimit: -1}
+			l.cluster.Settings = []catalog.Setting{{Role: "app", Name: "app.token", Value: secret}, {Role: "app", Name: "work_mem", Value: "1GB"}}
+		},
+		"an option of all roles": func(l *live) {
+			l.server.Overrides = []facts.Override{{Name: "app.token", Value: secret}}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package adopt
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -26,6 +27,15 @@ func Reads(in inventory.Instance, s *tasks.State) []facts.Read {
 	var reads []facts.Read
 	for _, name := range packages(in, s) {
 		reads = append(reads, facts.Package{Name: name})
+	}
+	server := tasks.ServerRead(in)
+	reads = append(reads, facts.Cluster(server))
+	if c, err := s.Cluster(); err == nil {
+		for _, name := range slices.Sorted(maps.Keys(c.Databases)) {
+			if c.Databases[name].AllowConn {
+				reads = append(reads, facts.Contents{Port: server.Port, SocketDir: server.SocketDir, Database: name})
+			}
+		}
 	}
 	return reads
 }
@@ -61,6 +71,7 @@ func Describe(in inventory.Instance, s *tasks.State) (Result, error) {
 	d.hba()
 	d.ident()
 	d.service()
+	d.catalogs()
 	d.proofs()
 	d.result.Tasks = d.b.String()
 	return d.result, nil
@@ -137,28 +148,25 @@ func (d *describer) autoConf() {
 	d.warn("ALTER SYSTEM has set %s, which wins over every configuration file", strings.Join(names, ", "))
 }
 
-// overrides tells what ALTER ROLE and ALTER DATABASE have set.
+// overrides tells what ALTER ROLE ALL has set, which no task declares; what is
+// one role's or one database's stands in its task.
 func (d *describer) overrides() {
 	var lines []string
 	for _, o := range d.server.Overrides {
-		var who []string
-		if o.Role != "" {
-			who = append(who, "role "+oneLine(o.Role))
-		}
-		if o.Database != "" {
-			who = append(who, "database "+oneLine(o.Database))
+		if o.Role != "" || o.Database != "" {
+			continue
 		}
 		value := oneLine(o.Value)
 		if _, known := d.catalog.Lookup(o.Name); !known || secretSetting(o.Name, o.Value) != "" {
 			value = "(not shown)" // an application's own may be anything
 		}
-		lines = append(lines, fmt.Sprintf("  %s: %s = %s", strings.Join(who, ", "), o.Name, value))
+		lines = append(lines, fmt.Sprintf("  %s = %s", o.Name, value))
 	}
 	if len(lines) == 0 {
 		return
 	}
-	d.remark("\nALTER ROLE and ALTER DATABASE have set what follows. It wins in their sessions, and pgfleet\nleaves it alone.\n%s", strings.Join(lines, "\n"))
-	d.warn("ALTER ROLE or ALTER DATABASE has set parameters, which win in their sessions; fleet.toml lists them")
+	d.remark("\nALTER ROLE ALL has set what follows. It wins in all sessions, and pgfleet leaves it alone.\n%s", strings.Join(lines, "\n"))
+	d.warn("ALTER ROLE ALL has set parameters, which win in all sessions; fleet.toml lists them")
 }
 
 // packages returns the names of packages that the server's software may have
@@ -216,6 +224,20 @@ func (d *describer) service() {
 	d.blank()
 	d.remark("A restart that is owed is told and not made; \"owed\" makes it.")
 	d.task(false, d.name("Service"), "service", d.id, append(pairs, pair{"restart", `"never"`})...)
+}
+
+// catalogs describes roles, and databases with what they hold.
+func (d *describer) catalogs() {
+	d.blank()
+	c, err := d.state.Cluster()
+	if err != nil {
+		d.remark("Roles and databases could not be read: %s.", oneLine(err.Error()))
+		d.warn("roles and databases are not taken over: %v", err)
+		return
+	}
+	d.remark("Roles, and databases with what they hold. A role that is not here, and what a role has that no\ntask speaks of, is left alone; exact = true in a grant takes back what is not declared.")
+	d.roles(c)
+	d.databases(c)
 }
 
 // proofs writes tasks that prove at every apply what is true now.

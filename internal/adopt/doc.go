@@ -5,8 +5,10 @@
 // answers (Inventory, Describe). What it writes follows three rules.
 //
 //   - What pgfleet has a kind for becomes a task of that kind: rules of
-//     pg_hba.conf and pg_ident.conf, fragments in conf.d, packages. Such a task
-//     leaves a file that says the same as it is, comments included.
+//     pg_hba.conf and pg_ident.conf, fragments in conf.d, packages, roles and
+//     what databases hold. Such a task leaves a file that says the same as it is,
+//     comments included. Of privileges it writes what is not PostgreSQL's own
+//     default, the same ones on several objects as one task.
 //   - What has no kind that could own it as it is becomes a task of kind file
 //     with a copy, byte for byte: postgresql.conf, and what it includes.
 //   - What holds a secret, or cannot be read, is not copied. A comment takes the

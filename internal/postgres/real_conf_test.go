@@ -52,34 +52,34 @@ var confBadLines = []string{
 func TestRealConf(t *testing.T) {
 	t.Parallel()
 	eachServer(t, func(t *testing.T, s *realServer) {
-		main, err := os.ReadFile(filepath.Join(s.dir, "postgresql.conf"))
+		main, err := os.ReadFile(filepath.Join(s.Dir, "postgresql.conf"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.write(t, "postgresql.conf", string(main)+"include 't/main.conf'\n")
+		s.Write(t, "postgresql.conf", string(main)+"include 't/main.conf'\n")
 		for name, tree := range confCorpus {
 			t.Run(name, func(t *testing.T) {
-				if err := os.RemoveAll(filepath.Join(s.dir, "t")); err != nil {
+				if err := os.RemoveAll(filepath.Join(s.Dir, "t")); err != nil {
 					t.Fatal(err)
 				}
 				for file, text := range tree {
-					s.write(t, file, text)
+					s.Write(t, file, text)
 				}
 				compareConf(t, s)
 			})
 		}
-		_ = os.RemoveAll(filepath.Join(s.dir, "t"))
+		_ = os.RemoveAll(filepath.Join(s.Dir, "t"))
 		t.Run("auto", func(t *testing.T) {
-			s.write(t, "t/main.conf", "work_mem = 5MB\n")
-			s.exec(t, "ALTER SYSTEM SET work_mem = '6MB'")
-			s.exec(t, `ALTER SYSTEM SET search_path = '$user', "a, b", public`)
-			s.exec(t, `ALTER SYSTEM SET log_line_prefix = E'it''s \\ %m'`)
+			s.Write(t, "t/main.conf", "work_mem = 5MB\n")
+			s.Exec(t, "ALTER SYSTEM SET work_mem = '6MB'")
+			s.Exec(t, `ALTER SYSTEM SET search_path = '$user', "a, b", public`)
+			s.Exec(t, `ALTER SYSTEM SET log_line_prefix = E'it''s \\ %m'`)
 			compareConf(t, s)
-			s.exec(t, "ALTER SYSTEM RESET ALL")
+			s.Exec(t, "ALTER SYSTEM RESET ALL")
 		})
 		t.Run("rendered", func(t *testing.T) {
 			values := []ConfValue{{"x.a", "it's"}, {"x.b", `back\slash`}, {"x.c", "two\nlines"}, {"x.d", ""}, {"work_mem", "4MB"}, {"x.e", "# no comment"}, {"x.f", "1.5"}}
-			s.write(t, "t/main.conf", RenderConf("A header\n\nof three lines", values))
+			s.Write(t, "t/main.conf", RenderConf("A header\n\nof three lines", values))
 			compareConf(t, s)
 			rows, _ := s.fileSettings(t)
 			var got []ConfValue
@@ -94,7 +94,7 @@ func TestRealConf(t *testing.T) {
 		})
 		for _, line := range confBadLines {
 			t.Run(line, func(t *testing.T) {
-				s.write(t, "t/main.conf", "x.first = 1\n"+line+"\nx.last = 1\n")
+				s.Write(t, "t/main.conf", "x.first = 1\n"+line+"\nx.last = 1\n")
 				compareConf(t, s)
 			})
 		}
@@ -109,7 +109,7 @@ func compareConf(t *testing.T, s *realServer) {
 	for _, row := range rows {
 		want[strings.ToLower(row.Name)] = row
 	}
-	settings, errs := Effective(filepath.Join(s.dir, "postgresql.conf"), readFile, listDir, filepath.Join(s.dir, "postgresql.auto.conf"))
+	settings, errs := Effective(filepath.Join(s.Dir, "postgresql.conf"), readFile, listDir, filepath.Join(s.Dir, "postgresql.auto.conf"))
 	if (len(errs) > 0) != (len(mistakes) > 0) {
 		t.Errorf("errors %v, the server: %v", errs, mistakes)
 	}
@@ -133,7 +133,7 @@ func compareConf(t *testing.T, s *realServer) {
 // fileSettings returns what the files set, and the mistakes in them (not in the values).
 func (s *realServer) fileSettings(t *testing.T) (settings []fileSetting, mistakes []string) {
 	t.Helper()
-	rows, err := s.admin.Query(t.Context(), `SELECT coalesce(sourcefile, '') AS file, coalesce(name, '') AS name, coalesce(setting, '') AS value,
+	rows, err := s.Admin.Query(t.Context(), `SELECT coalesce(sourcefile, '') AS file, coalesce(name, '') AS name, coalesce(setting, '') AS value,
 		coalesce(sourceline, 0) AS line FROM pg_file_settings ORDER BY seqno`)
 	if err != nil {
 		t.Fatal(err)

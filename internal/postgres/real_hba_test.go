@@ -72,7 +72,7 @@ func (s *realServer) hbaRows(t *testing.T) []HBARow {
 	if s.version.Major() >= 16 {
 		number, file = "coalesce(rule_number, 0)", "file_name"
 	}
-	rows, err := s.admin.Query(t.Context(), fmt.Sprintf(`SELECT %s AS rule_number, %s AS file, line_number AS line, coalesce(type, '') AS type, database, user_name AS user,
+	rows, err := s.Admin.Query(t.Context(), fmt.Sprintf(`SELECT %s AS rule_number, %s AS file, line_number AS line, coalesce(type, '') AS type, database, user_name AS user,
 		coalesce(address, '') AS address, coalesce(netmask, '') AS netmask, coalesce(auth_method, '') AS method, options, coalesce(error, '') AS error
 		FROM pg_hba_file_rules ORDER BY line_number`, number, file))
 	if err != nil {
@@ -87,8 +87,8 @@ func (s *realServer) hbaRows(t *testing.T) []HBARow {
 
 // testHBACorpus: each line is taken or refused as the server does, and read the same; what is rendered is read the same too.
 func testHBACorpus(t *testing.T, s *realServer) {
-	defer s.write(t, "pg_hba.conf", adminRule)
-	s.write(t, "pg_hba.conf", strings.Join(hbaCorpus, "\n")+"\n")
+	defer s.Write(t, "pg_hba.conf", adminRule)
+	s.Write(t, "pg_hba.conf", strings.Join(hbaCorpus, "\n")+"\n")
 	byLine := make(map[int]HBARow)
 	for _, row := range s.hbaRows(t) {
 		byLine[row.Line] = row
@@ -120,14 +120,14 @@ func testHBACorpus(t *testing.T, s *realServer) {
 			}
 		}
 	}
-	s.write(t, "pg_hba.conf", RenderHBA("All that were taken", good))
+	s.Write(t, "pg_hba.conf", RenderHBA("All that were taken", good))
 	if want, got := NormalizeRules(good), s.hbaRows(t); !EqualRows(want, got) {
 		t.Errorf("rendered: %s", cmp.Diff(want, got))
 	}
 }
 
 func testHBAContinued(t *testing.T, s *realServer) {
-	defer s.write(t, "pg_hba.conf", adminRule)
+	defer s.Write(t, "pg_hba.conf", adminRule)
 	for _, text := range []string{
 		"host all \\\nall all md5\nlocal all all peer\n",
 		"# comment \\\nhost all all all md5\nlocal all all trust\n",
@@ -139,7 +139,7 @@ func testHBAContinued(t *testing.T, s *realServer) {
 		"local all all trust",
 		"local all all \"a\\\nb\" trust\nlocal x y bad\n",
 	} {
-		s.write(t, "pg_hba.conf", text)
+		s.Write(t, "pg_hba.conf", text)
 		var want []string
 		for _, row := range s.hbaRows(t) {
 			if row.Refused() {
@@ -168,13 +168,13 @@ func testHBAContinued(t *testing.T, s *realServer) {
 
 // testEvaluate: real connections are let in, rejected or not matched as Evaluate says.
 func testEvaluate(t *testing.T, s *realServer) {
-	s.exec(t, "CREATE ROLE grp")
-	s.exec(t, "CREATE ROLE sub IN ROLE grp")
-	s.exec(t, "CREATE ROLE alice LOGIN IN ROLE sub")
-	s.exec(t, "CREATE ROLE bob LOGIN SUPERUSER REPLICATION")
-	s.exec(t, `CREATE ROLE "all" LOGIN`)
+	s.Exec(t, "CREATE ROLE grp")
+	s.Exec(t, "CREATE ROLE sub IN ROLE grp")
+	s.Exec(t, "CREATE ROLE alice LOGIN IN ROLE sub")
+	s.Exec(t, "CREATE ROLE bob LOGIN SUPERUSER REPLICATION")
+	s.Exec(t, `CREATE ROLE "all" LOGIN`)
 	for _, database := range []string{"alice", "grp", "replication", `"all"`} {
-		s.exec(t, "CREATE DATABASE "+database)
+		s.Exec(t, "CREATE DATABASE "+database)
 	}
 	members := map[string][]string{"alice": {"alice", "sub", "grp"}, "bob": {"bob"}, "all": {"all"}}
 	rulesets := []string{
@@ -190,8 +190,8 @@ func testEvaluate(t *testing.T, s *realServer) {
 		rulesets = append(rulesets, "host /^a all all trust")
 	}
 	for _, text := range rulesets {
-		s.write(t, "pg_hba.conf", adminRule+text+"\n")
-		s.reload(t)
+		s.Write(t, "pg_hba.conf", adminRule+text+"\n")
+		s.Reload(t)
 		lines, err := ParseHBA(adminRule+text+"\n", s.version)
 		if err != nil {
 			t.Fatal(err)
@@ -228,8 +228,8 @@ func testEvaluate(t *testing.T, s *realServer) {
 			}
 		}
 	}
-	s.write(t, "pg_hba.conf", adminRule)
-	s.reload(t)
+	s.Write(t, "pg_hba.conf", adminRule)
+	s.Reload(t)
 }
 
 // login tries a connection and returns "in", "rejected" or "no entry".
@@ -237,7 +237,7 @@ func (s *realServer) login(t *testing.T, conn HBAConn) string {
 	t.Helper()
 	host, mode, replication := "127.0.0.1", "disable", ""
 	if conn.Local {
-		host = s.sockets
+		host = s.Sockets
 	}
 	if conn.TLS {
 		mode = "require"
@@ -245,7 +245,7 @@ func (s *realServer) login(t *testing.T, conn HBAConn) string {
 	if conn.Replication {
 		replication = " replication=true"
 	}
-	c, err := pgconn.Connect(t.Context(), fmt.Sprintf("host=%s port=%d dbname=%s user=%s sslmode=%s%s", host, s.port, conn.Database, conn.User, mode, replication))
+	c, err := pgconn.Connect(t.Context(), fmt.Sprintf("host=%s port=%d dbname=%s user=%s sslmode=%s%s", host, s.Port, conn.Database, conn.User, mode, replication))
 	if err == nil {
 		c.Close(t.Context())
 		return "in"
@@ -265,9 +265,9 @@ func (s *realServer) login(t *testing.T, conn HBAConn) string {
 
 // testVerifier: a verifier made here is stored verbatim, lets the password in and no other.
 func testVerifier(t *testing.T, s *realServer) {
-	s.write(t, "pg_hba.conf", adminRule+"host all scrammer all scram-sha-256\n")
-	s.reload(t)
-	s.exec(t, "CREATE ROLE scrammer LOGIN")
+	s.Write(t, "pg_hba.conf", adminRule+"host all scrammer all scram-sha-256\n")
+	s.Reload(t)
+	s.Exec(t, "CREATE ROLE scrammer LOGIN")
 	for _, password := range []string{"correct horse battery staple", `q'u"o\te%d!`, strings.Repeat("x", 200), " "} {
 		salt := make([]byte, SCRAMSaltLen)
 		_, _ = rand.Read(salt)
@@ -275,16 +275,16 @@ func testVerifier(t *testing.T, s *realServer) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.exec(t, "ALTER ROLE scrammer PASSWORD "+QuoteLiteral(verifier))
+		s.Exec(t, "ALTER ROLE scrammer PASSWORD "+QuoteLiteral(verifier))
 		var stored string
-		if err := s.admin.QueryRow(t.Context(), "SELECT rolpassword FROM pg_authid WHERE rolname = 'scrammer'").Scan(&stored); err != nil {
+		if err := s.Admin.QueryRow(t.Context(), "SELECT rolpassword FROM pg_authid WHERE rolname = 'scrammer'").Scan(&stored); err != nil {
 			t.Fatal(err)
 		}
 		if stored != verifier || !Matches(stored, password) || Matches(stored, password+"x") {
 			t.Error("the verifier is not stored as it was made, or does not match")
 		}
 		for try, want := range map[string]bool{password: true, password + "x": false} {
-			config, err := pgx.ParseConfig(fmt.Sprintf("host=127.0.0.1 port=%d dbname=postgres user=scrammer sslmode=disable", s.port))
+			config, err := pgx.ParseConfig(fmt.Sprintf("host=127.0.0.1 port=%d dbname=postgres user=scrammer sslmode=disable", s.Port))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -299,10 +299,10 @@ func testVerifier(t *testing.T, s *realServer) {
 		}
 	}
 	// What the server makes of a password itself is recognised as that password's.
-	s.exec(t, "SET password_encryption = 'scram-sha-256'")
-	s.exec(t, "ALTER ROLE scrammer PASSWORD 'made by the server'")
+	s.Exec(t, "SET password_encryption = 'scram-sha-256'")
+	s.Exec(t, "ALTER ROLE scrammer PASSWORD 'made by the server'")
 	var stored string
-	if err := s.admin.QueryRow(t.Context(), "SELECT rolpassword FROM pg_authid WHERE rolname = 'scrammer'").Scan(&stored); err != nil {
+	if err := s.Admin.QueryRow(t.Context(), "SELECT rolpassword FROM pg_authid WHERE rolname = 'scrammer'").Scan(&stored); err != nil {
 		t.Fatal(err)
 	}
 	if v, err := ParseVerifier(stored); err != nil || v.String() != stored || !Matches(stored, "made by the server") {
@@ -320,8 +320,8 @@ func testIdentCorpus(t *testing.T, s *realServer) {
 		t.Skip("pg_ident_file_mappings is new in 15")
 	}
 	ours := map[string]bool{"m a b c": true, `m /^.*@x$ \1`: true} // refused here, useless there
-	s.write(t, "pg_ident.conf", strings.Join(identCorpus, "\n")+"\n")
-	rows, err := s.admin.Query(t.Context(), "SELECT line_number, coalesce(error, ''), coalesce(map_name, '') || '|' || coalesce(sys_name, '') || '|' || coalesce(pg_username, '') FROM pg_ident_file_mappings")
+	s.Write(t, "pg_ident.conf", strings.Join(identCorpus, "\n")+"\n")
+	rows, err := s.Admin.Query(t.Context(), "SELECT line_number, coalesce(error, ''), coalesce(map_name, '') || '|' || coalesce(sys_name, '') || '|' || coalesce(pg_username, '') FROM pg_ident_file_mappings")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,17 +357,17 @@ func testMatchIdent(t *testing.T, s *realServer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.exec(t, "CREATE ROLE carol LOGIN IN ROLE grp")
-	s.exec(t, fmt.Sprintf("CREATE ROLE %s LOGIN", QuoteIdent("x"+me.Username)))
-	s.write(t, "pg_hba.conf", adminRule+"local all all peer map=m\n")
+	s.Exec(t, "CREATE ROLE carol LOGIN IN ROLE grp")
+	s.Exec(t, fmt.Sprintf("CREATE ROLE %s LOGIN", QuoteIdent("x"+me.Username)))
+	s.Write(t, "pg_hba.conf", adminRule+"local all all peer map=m\n")
 	first := me.Username[:1]
 	for _, text := range []string{
 		"m ME carol", "n ME carol", "m other carol", "m ME all", "m ME +grp", `m ME "all"`, `m ME "+grp"`, `m /^(.*)$ x\1`, `m /^F(.*)$ xF\1`, `m /^(F) \1`, "m /^F carol",
 		"m /^zzz carol", "m ME /^c", "m ME carol\nm ME all", `m /^(.*)$ "\1"`, "m /F$ carol",
 	} {
 		text = strings.ReplaceAll(strings.ReplaceAll(text, "ME", me.Username), "F", first)
-		s.write(t, "pg_ident.conf", text+"\n")
-		s.reload(t)
+		s.Write(t, "pg_ident.conf", text+"\n")
+		s.Reload(t)
 		lines, err := ParseIdent(text, s.version)
 		if err != nil {
 			t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 // testSettings reads pg_settings whole.
 func testSettings(t *testing.T, s *realServer) []Setting {
 	t.Helper()
-	rows, err := s.admin.Query(t.Context(), `SELECT name, coalesce(setting, '') AS setting, coalesce(unit, '') AS unit, category, context,
+	rows, err := s.Admin.Query(t.Context(), `SELECT name, coalesce(setting, '') AS setting, coalesce(unit, '') AS unit, category, context,
 		vartype AS var_type, source, coalesce(min_val, '') AS min_val, coalesce(max_val, '') AS max_val, enumvals AS enum_vals,
 		coalesce(boot_val, '') AS boot_val, coalesce(reset_val, '') AS reset_val, coalesce(sourcefile, '') AS source_file,
 		coalesce(sourceline, 0) AS source_line, pending_restart FROM pg_settings ORDER BY name`)
@@ -142,7 +142,7 @@ func testValues(t *testing.T, s *realServer, settings []Setting) {
 			}
 		}
 	}
-	s.exec(t, "ALTER SYSTEM RESET ALL")
+	s.Exec(t, "ALTER SYSTEM RESET ALL")
 	if compared < 3000 {
 		t.Errorf("only %d values compared", compared)
 	}
@@ -153,10 +153,10 @@ func (s *realServer) try(t *testing.T, row Setting, value string) (shown string,
 	// A timeout of a millisecond or exit_on_error would end this very session.
 	session := (row.Context == "user" || row.Context == "superuser") && !strings.Contains(row.Name, "timeout") && row.Name != "exit_on_error"
 	if !session {
-		_, err := s.admin.Exec(t.Context(), fmt.Sprintf("ALTER SYSTEM SET %s = %s", QuoteIdent(row.Name), QuoteLiteral(value)))
+		_, err := s.Admin.Exec(t.Context(), fmt.Sprintf("ALTER SYSTEM SET %s = %s", QuoteIdent(row.Name), QuoteLiteral(value)))
 		return "", err
 	}
-	tx, err := s.admin.Begin(t.Context())
+	tx, err := s.Admin.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func ownOpinion(name string, err error) bool {
 
 // testKeywords: QuoteIdent quotes what the server quotes.
 func testKeywords(t *testing.T, s *realServer) {
-	rows, err := s.admin.Query(t.Context(), "SELECT word FROM pg_get_keywords() UNION ALL SELECT unnest(ARRAY['a','A','a b','1a','_x','x1','x$','ä','a\"b','user'])")
+	rows, err := s.Admin.Query(t.Context(), "SELECT word FROM pg_get_keywords() UNION ALL SELECT unnest(ARRAY['a','A','a b','1a','_x','x1','x$','ä','a\"b','user'])")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func testKeywords(t *testing.T, s *realServer) {
 	}
 	for _, word := range words {
 		var quoted, literal string
-		if err := s.admin.QueryRow(t.Context(), "SELECT quote_ident($1)", word).Scan(&quoted); err != nil {
+		if err := s.Admin.QueryRow(t.Context(), "SELECT quote_ident($1)", word).Scan(&quoted); err != nil {
 			t.Fatal(err)
 		}
 		if mine := QuoteIdent(word); mine != quoted && mine != `"`+word+`"` {
@@ -202,7 +202,7 @@ func testKeywords(t *testing.T, s *realServer) {
 			t.Errorf("QuoteIdent(%q) is not quoted, the server quotes it", word)
 		}
 		for _, text := range []string{word, `it's \ 'quoted'`, "line\nbreak", `\`, `'`} {
-			if err := s.admin.QueryRow(t.Context(), "SELECT "+QuoteLiteral(text)).Scan(&literal); err != nil || literal != text {
+			if err := s.Admin.QueryRow(t.Context(), "SELECT "+QuoteLiteral(text)).Scan(&literal); err != nil || literal != text {
 				t.Errorf("QuoteLiteral(%q) reads back as %q, %v", text, literal, err)
 			}
 		}

@@ -73,27 +73,44 @@ func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) []
 	group.SetLimit(r.forks())
 	for _, line := range lines(known) {
 		group.Go(func() error {
-			bad := troubles(known, line)
-			for _, i := range line {
-				in := known[i].Instance
-				if why := bad[in.Replication]; in.Replication != "" && why != "" && known[i].Err == nil && why != in.ID() {
-					results[i] = Result{
-						Instance: in.ID(), Status: Stopped, Steps: len(known[i].Plan.Steps),
-						Err: fmt.Errorf("left alone, because %s of its cluster is in trouble: mend that, or leave it out with --limit '!%s', and apply again", why, why),
-					}
-				} else {
-					results[i] = r.applyInstance(ctx, stop, known[i])
-				}
-				if results[i].Status == Failed && in.Replication != "" {
-					bad[in.Replication] = in.ID()
-				}
-				r.observe(Event{Kind: InstanceDone, Host: in.Host.Name, Instance: in.ID(), Err: results[i].Err})
-			}
+			r.applyLine(ctx, stop, known, line, results)
 			return nil
 		})
 	}
 	_ = group.Wait()
 	return results
+}
+
+// applyLine carries out the plans of instances that must not be worked on at the
+// same time. What a standby only waits for comes when all of them are done.
+func (r *Run) applyLine(ctx context.Context, stop <-chan struct{}, known []Known, line []int, results []Result) {
+	bad := troubles(known, line)
+	var waiting []*instanceRun
+	for _, i := range line {
+		in := known[i].Instance
+		w := &instanceRun{run: r, known: known[i], stop: stop, start: time.Now(), result: &results[i]}
+		if why := bad[in.Replication]; in.Replication != "" && why != "" && known[i].Err == nil && why != in.ID() {
+			results[i] = Result{
+				Instance: in.ID(), Status: Stopped, Steps: len(known[i].Plan.Steps),
+				Err: fmt.Errorf("left alone, because %s of its cluster is in trouble: mend that, or leave it out with --limit '!%s', and apply again", why, why),
+			}
+		} else {
+			w.begin(ctx)
+		}
+		if results[i].Status == Failed && in.Replication != "" {
+			bad[in.Replication] = in.ID()
+		}
+		if len(w.deferred) > 0 {
+			waiting = append(waiting, w)
+			continue
+		}
+		r.observe(Event{Kind: InstanceDone, Host: in.Host.Name, Instance: in.ID(), Err: results[i].Err})
+	}
+	for _, w := range waiting {
+		in := w.known.Instance
+		w.finish(ctx, primaryOf(in, known, results))
+		r.observe(Event{Kind: InstanceDone, Host: in.Host.Name, Instance: in.ID(), Err: w.result.Err})
+	}
 }
 
 // troubles names, for each replication cluster in a line, a member that could
@@ -165,67 +182,6 @@ func rank(k Known) int {
 	return 1
 }
 
-func (r *Run) applyInstance(ctx context.Context, stop <-chan struct{}, k Known) (res Result) {
-	start := time.Now()
-	res = Result{Instance: k.Instance.ID(), Err: k.Err}
-	defer func() { res.Took = time.Since(start) }()
-	switch {
-	case k.Unreachable:
-		res.Status = k.Access()
-		return res
-	case k.Err != nil:
-		res.Status = Refused
-		return res
-	}
-	res.Steps, res.Status = len(k.Plan.Steps), Unchanged
-	conn, err := r.Conn(ctx, k.Instance.Host)
-	if err != nil {
-		res.Status, res.Err = Unreachable, err
-		return res
-	}
-	var earlier []*swap // of configuration steps that no restart has proven yet
-	for i, step := range k.Plan.Steps {
-		select {
-		case <-stop:
-			res.Status = Stopped
-			res.Err = fmt.Errorf("stopped before step %d of %d; apply again to go on", i+1, len(k.Plan.Steps))
-			return res
-		case <-ctx.Done():
-			res.Status, res.Err = Stopped, fmt.Errorf("stopped before step %d of %d; apply again to go on", i+1, len(k.Plan.Steps))
-			return res
-		default:
-		}
-		e := Event{Kind: StepStarted, Host: k.Instance.Host.Name, Instance: k.Instance.ID(), Step: i + 1, Steps: len(k.Plan.Steps), Text: step.Title()}
-		r.observe(e)
-		x := &executor{run: r, conn: conn, instance: k.Instance, step: step, earlier: &earlier, phase: func(text string) {
-			p := e
-			p.Kind, p.Text = StepPhase, text
-			r.observe(p)
-		}}
-		if err := x.execute(ctx); err != nil {
-			res.Status = Failed
-			if ctx.Err() != nil {
-				res.Status = Stopped
-				err = fmt.Errorf("stopped in the middle of step %d of %d, and apply again finishes it: %w", i+1, len(k.Plan.Steps), err)
-			}
-			res.Err = &tasks.TaskError{Task: step.Title(), Err: err}
-			e.Kind, e.Err = StepFailed, err
-			r.observe(e)
-			return res
-		}
-		e.Kind = StepDone
-		r.observe(e)
-		res.Done++
-		for _, c := range step.Changes {
-			if tasks.Writes(c.Action) {
-				res.Changes++
-				res.Status = Changed
-			}
-		}
-	}
-	return res
-}
-
 // errDrifted is why a step is refused when what planning found is no longer
 // there.
 var errDrifted = errors.New("changed on the host since it was planned, so nothing was written; plan again")
@@ -236,13 +192,22 @@ type executor struct {
 	conn     transport.Conn
 	instance inventory.Instance
 	step     tasks.Step
+	later    []tasks.Step // of the same plan
 	earlier  *[]*swap
 	phase    func(string)
+	// made counts what a step did whose changes were not known while planning.
+	made int
 }
 
 // execute does all changes of the step as one where they belong together, and
 // otherwise one after the other.
 func (x *executor) execute(ctx context.Context) error {
+	switch x.step.Changes[0].Action.(type) {
+	case tasks.Execute:
+		return x.statements(ctx)
+	case tasks.Replan:
+		return x.replanned(ctx)
+	}
 	if x.configures() {
 		return x.configure(ctx)
 	}

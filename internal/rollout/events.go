@@ -18,6 +18,7 @@ const (
 	StepPhase // Text says what the step is doing now
 	StepDone
 	StepFailed
+	Waiting // an instance has done what it can for now; Text says what it waits for
 	InstanceDone
 )
 

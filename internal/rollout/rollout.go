@@ -194,7 +194,9 @@ func (r *Run) surveyHost(ctx context.Context, mine []*Known, bound map[inventory
 	conn, err := r.Conn(ctx, host)
 	if err == nil {
 		r.observe(Event{Kind: Surveying, Host: host.Name})
-		err = r.ask(ctx, conn, mine, bound)
+		err = r.ask(ctx, conn, mine, func(k *Known) []facts.Read {
+			return append(tasks.Questions(k.Instance, k.State), readsOf(k, bound[k.Instance.ID()])...)
+		})
 	}
 	// In the order in which they will be carried out: see lines.
 	slices.SortStableFunc(mine, func(a, b *Known) int { return rank(*a) - rank(*b) })
@@ -214,21 +216,27 @@ func (r *Run) surveyHost(ctx context.Context, mine []*Known, bound map[inventory
 	r.observe(Event{Kind: Surveyed, Host: host.Name, Err: err})
 }
 
-// ask fetches the answers of both rounds.
-func (r *Run) ask(ctx context.Context, conn transport.Conn, mine []*Known, bound map[inventory.InstanceID][]*tasks.Bound) error {
+// readsOf returns what the selected tasks have to know.
+func readsOf(k *Known, bound []*tasks.Bound) []facts.Read {
+	var reads []facts.Read
+	for _, b := range bound {
+		if b.Selected {
+			reads = append(reads, b.Task.Reads(k.Instance, k.State)...)
+		}
+	}
+	return reads
+}
+
+// ask fetches the answers of both rounds. Questions says what is to be known of
+// an instance, given what is known already.
+func (r *Run) ask(ctx context.Context, conn transport.Conn, mine []*Known, questions func(*Known) []facts.Read) error {
 	answers := map[facts.Read]facts.Answer{}
 	for range 2 {
 		var reads []facts.Read
 		wanted := map[facts.Read]bool{}
 		for _, k := range mine {
 			k.State = tasks.NewState(k.Instance, answers, r.reveal)
-			all := tasks.Questions(k.Instance, k.State)
-			for _, b := range bound[k.Instance.ID()] {
-				if b.Selected {
-					all = append(all, b.Task.Reads(k.Instance, k.State)...)
-				}
-			}
-			for _, read := range all {
+			for _, read := range questions(k) {
 				if _, answered := answers[read]; !answered && !wanted[read] {
 					wanted[read] = true
 					reads = append(reads, read)
@@ -263,7 +271,10 @@ func (r *Run) ask(ctx context.Context, conn transport.Conn, mine []*Known, bound
 // them.
 func (r *Run) resurvey(ctx context.Context, conn transport.Conn, in inventory.Instance, bound []*tasks.Bound) (*tasks.State, *tasks.Plan, error) {
 	k := &Known{Instance: in}
-	if err := r.ask(ctx, conn, []*Known{k}, map[inventory.InstanceID][]*tasks.Bound{in.ID(): bound}); err != nil {
+	err := r.ask(ctx, conn, []*Known{k}, func(k *Known) []facts.Read {
+		return append(tasks.Questions(in, k.State), readsOf(k, bound)...)
+	})
+	if err != nil {
 		return nil, nil, err
 	}
 	plan, err := tasks.PlanInstance(in, k.State, bound)

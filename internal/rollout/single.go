@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/internal/secrets"
@@ -38,6 +39,8 @@ func (x *executor) single(ctx context.Context, c tasks.Change) error {
 		return x.port(ctx, a)
 	case tasks.Ask:
 		return x.ask(ctx, a)
+	case tasks.ProveLog:
+		return x.proveLog(ctx, a)
 	}
 	return fmt.Errorf("an action of type %T does not stand alone", c.Action)
 }
@@ -217,11 +220,16 @@ func (x *executor) runScript(ctx context.Context, a tasks.RunScript) error {
 	// statistics, and psql's echo of the line, which may cut a value in the middle,
 	// out of the error.
 	hushed := secrets.HasPlaceholder(a.SQL)
-	options := ""
-	if hushed {
-		options = "PGOPTIONS=" + transport.Quote(silent) + " "
+	var options []string
+	if a.As != "" {
+		// Given while connecting it is what RESET ROLE goes back to, and the script's
+		// lines keep their numbers.
+		options = append(options, "-c role="+escapeOption(a.As))
 	}
-	script := options + fmt.Sprintf("PGAPPNAME=pgfleet LC_ALL=C exec psql -X -q -w -v ON_ERROR_STOP=1 %s -h %s -p %d -d %s -f - >/dev/null",
+	if hushed {
+		options = append(options, silent)
+	}
+	script := "PGOPTIONS=" + transport.Quote(strings.Join(options, " ")) + " " + fmt.Sprintf("PGAPPNAME=pgfleet LC_ALL=C exec psql -X -q -w -v ON_ERROR_STOP=1 %s -h %s -p %d -d %s -f - >/dev/null",
 		single, transport.Quote(a.SocketDir), a.Port, transport.Quote(a.Database))
 	out, err := x.conn.Run(ctx, transport.Command{Script: script, User: "postgres", Stdin: sql.Expose(), MaxOutput: 64 << 10})
 	if err != nil {
@@ -238,18 +246,63 @@ func (x *executor) runScript(ctx context.Context, a tasks.RunScript) error {
 		}
 		return fmt.Errorf("%s%s", strings.TrimSuffix(said, "."), rolled)
 	}
-	if a.Unless == "" {
+	if a.Unless != "" {
+		q := facts.Query{Port: a.Port, SocketDir: a.SocketDir, Database: a.Database, SQL: a.Unless}
+		answers, err := x.conn.Read(ctx, []facts.Read{q})
+		if err != nil {
+			return err
+		}
+		if r, ok := answers[q].Value.(facts.QueryResult); ok && !r.True {
+			return fmt.Errorf("the script ran, but its unless query is still not true, so that every run would do it again: %s", orSay(r.Problem, a.Unless))
+		}
+	}
+	return x.created(ctx, a)
+}
+
+// created checks that a script has made what it is declared to make.
+func (x *executor) created(ctx context.Context, a tasks.RunScript) error {
+	if len(a.Creates) == 0 {
 		return nil
 	}
-	q := facts.Query{Port: a.Port, SocketDir: a.SocketDir, Database: a.Database, SQL: a.Unless}
+	q := facts.Contents{Port: a.Port, SocketDir: a.SocketDir, Database: a.Database}
 	answers, err := x.conn.Read(ctx, []facts.Read{q})
 	if err != nil {
 		return err
 	}
-	if r, ok := answers[q].Value.(facts.QueryResult); ok && !r.True {
-		return fmt.Errorf("the script ran, but its unless query is still not true, so that every run would do it again: %s", orSay(r.Problem, a.Unless))
+	if err := answers[q].Err; err != nil {
+		return err
+	}
+	info := answers[q].Value.(facts.ContentsInfo)
+	if info.Contents == nil {
+		return fmt.Errorf("the script ran; what it made is not known: %s", info.Problem)
+	}
+	var problems []string
+	for _, want := range a.Creates {
+		name := want.Schema + "." + want.Name.Name
+		switch found := info.Contents.Relations[want.Name]; {
+		case found == nil:
+			problems = append(problems, name+" is not there")
+		case want.Owner != "" && found.Owner != want.Owner:
+			problems = append(problems, fmt.Sprintf("%s is owned by %s, and not by %s", name, found.Owner, want.Owner))
+		}
+	}
+	if len(problems) > 0 {
+		return fmt.Errorf("the script ran, and did not make what creates says: %s", strings.Join(problems, "; "))
 	}
 	return nil
+}
+
+// escapeOption escapes a value in PGOPTIONS, which the server splits at white
+// space (libpq, PGOPTIONS).
+func escapeOption(value string) string {
+	var b strings.Builder
+	for _, r := range value {
+		if r == '\\' || unicode.IsSpace(r) {
+			b.WriteByte('\\')
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 // silent are the parameters that keep a session's statements out of every log

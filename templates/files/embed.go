@@ -17,6 +17,11 @@ var (
 	//go:embed rsyslog.conf
 	Syslog string
 
+	// Orders makes the example table of step 6.
+	//
+	//go:embed orders.sql
+	Orders string
+
 	// Ignore is the .gitignore of a fleet's folder.
 	//
 	//go:embed gitignore

@@ -58,7 +58,7 @@ func Run(t *testing.T, h Host) {
 		{"WriteFiles", testWriteFiles, false}, {"WriteLarge", testWriteLarge, false}, {"WriteLinks", testWriteLinks, false},
 		{"WriteAllOrNothing", testWriteAllOrNothing, true}, {"WriteRights", testWriteRights, true}, {"PlantedLinks", testPlantedLinks, true}, {"Remove", testRemove, false},
 		{"Postgres", testPostgres, true}, {"PostgresLarge", testPostgresLarge, false}, {"PostgresCancel", testPostgresCancel, true},
-		{"ReadServer", testReadServer, true}, {"Query", testQuery, false}, {"NoServer", testNoServer, true}, {"DialPostgres", testDialPostgres, true},
+		{"ReadServer", testReadServer, true}, {"Cluster", testCluster, false}, {"Contents", testContents, false}, {"Deparse", testDeparse, false}, {"Rehearse", testRehearse, false}, {"Query", testQuery, false}, {"NoServer", testNoServer, true}, {"DialPostgres", testDialPostgres, true},
 		{"Context", testContext, false}, {"Closed", testClosed, false},
 	} {
 		if h.Brief && !test.brief || !h.has(test.name) {
@@ -79,7 +79,7 @@ func (h Host) has(test string) bool {
 		return h.Debian
 	case "RunUsers", "WriteRights", "PlantedLinks":
 		return h.Users
-	case "Postgres", "PostgresLarge", "PostgresCancel", "ReadServer", "Query":
+	case "Postgres", "PostgresLarge", "PostgresCancel", "ReadServer", "Query", "Cluster", "Contents", "Deparse", "Rehearse":
 		return h.Postgres != nil
 	case "DialPostgres":
 		return h.TCP

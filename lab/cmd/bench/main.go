@@ -93,7 +93,7 @@ func run(ctx context.Context, hosts, runs int, rtt time.Duration) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("behind a round trip of %v\nfloor  %.1f round trips\nplan   %.1f round trips (16 or less is wanted)\n", rtt, float64(floor)/float64(rtt), float64(plan)/float64(rtt))
+	fmt.Printf("behind a round trip of %v\nfloor  %.1f round trips\nplan   %.1f round trips (18 or less is wanted)\n", rtt, float64(floor)/float64(rtt), float64(plan)/float64(rtt))
 	return nil
 }
 

@@ -1,0 +1,134 @@
+package rollout
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pgfleet/pgfleet/tasks"
+	"github.com/pgfleet/pgfleet/transport"
+)
+
+// An instanceRun carries the plan of one instance out, in one go or, on a
+// standby that has to wait for its primary, in two.
+type instanceRun struct {
+	run      *Run
+	known    Known
+	stop     <-chan struct{}
+	start    time.Time
+	result   *Result
+	conn     transport.Conn
+	earlier  []*swap // of configuration steps that no restart has proven yet
+	deferred []int   // steps that are left for later
+}
+
+// begin carries out all steps but those that have to wait for another member of
+// the cluster: what comes by replication, and the proofs after that.
+func (w *instanceRun) begin(ctx context.Context) {
+	k := w.known
+	*w.result = Result{Instance: k.Instance.ID(), Err: k.Err}
+	defer w.stopClock()
+	switch {
+	case k.Unreachable:
+		w.result.Status = k.Access()
+		return
+	case k.Err != nil:
+		w.result.Status = Refused
+		return
+	}
+	w.result.Steps, w.result.Status = len(k.Plan.Steps), Unchanged
+	var err error
+	if w.conn, err = w.run.Conn(ctx, k.Instance.Host); err != nil {
+		w.result.Status, w.result.Err = Unreachable, err
+		return
+	}
+	var deferred []int
+	for i, s := range k.Plan.Steps {
+		if waits(s) || len(deferred) > 0 && proves(s) {
+			deferred = append(deferred, i)
+			continue
+		}
+		if !w.step(ctx, i) {
+			return
+		}
+	}
+	if len(deferred) > 0 {
+		w.deferred = deferred
+		w.run.observe(Event{Kind: Waiting, Host: k.Instance.Host.Name, Instance: k.Instance.ID(), Text: "waiting for " + w.source()})
+	}
+}
+
+// step carries one step out, and reports whether the next may follow.
+func (w *instanceRun) step(ctx context.Context, i int) bool {
+	steps := w.known.Plan.Steps
+	if w.stopped(ctx) {
+		w.result.Status, w.result.Err = Stopped, fmt.Errorf("stopped before step %d of %d; apply again to go on", i+1, len(steps))
+		return false
+	}
+	e := w.event(StepStarted, i)
+	w.run.observe(e)
+	x := w.executor(i)
+	err := x.execute(ctx)
+	w.count(x.made)
+	if err != nil {
+		w.failed(ctx, i, err)
+		return false
+	}
+	w.done(i)
+	return true
+}
+
+func (w *instanceRun) executor(i int) *executor {
+	return &executor{
+		run: w.run, conn: w.conn, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], earlier: &w.earlier,
+		phase: func(text string) {
+			p := w.event(StepPhase, i)
+			p.Text = text
+			w.run.observe(p)
+		},
+	}
+}
+
+func (w *instanceRun) event(kind EventKind, i int) Event {
+	in, steps := w.known.Instance, w.known.Plan.Steps
+	return Event{Kind: kind, Host: in.Host.Name, Instance: in.ID(), Step: i + 1, Steps: len(steps), Text: steps[i].Title()}
+}
+
+func (w *instanceRun) stopped(ctx context.Context) bool {
+	select {
+	case <-w.stop:
+		return true
+	default:
+		return ctx.Err() != nil
+	}
+}
+
+func (w *instanceRun) done(i int) {
+	w.run.observe(w.event(StepDone, i))
+	w.result.Done++
+	for _, c := range w.known.Plan.Steps[i].Changes {
+		if tasks.Writes(c.Action) {
+			w.count(1)
+		}
+	}
+}
+
+func (w *instanceRun) count(changes int) {
+	if w.result.Changes += changes; w.result.Changes > 0 {
+		w.result.Status = Changed
+	}
+}
+
+func (w *instanceRun) failed(ctx context.Context, i int, err error) {
+	w.result.Status = Failed
+	if ctx.Err() != nil {
+		w.result.Status = Stopped
+		err = fmt.Errorf("stopped in the middle of step %d of %d, and apply again finishes it: %w", i+1, len(w.known.Plan.Steps), err)
+	}
+	w.result.Err = &tasks.TaskError{Task: w.known.Plan.Steps[i].Title(), Err: err}
+	e := w.event(StepFailed, i)
+	e.Err = err
+	w.run.observe(e)
+}
+
+func (w *instanceRun) stopClock() { w.result.Took = time.Since(w.start) }

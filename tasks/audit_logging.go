@@ -1,0 +1,150 @@
+package tasks
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgfleet/pgfleet/internal/postgres"
+	"github.com/pgfleet/pgfleet/inventory"
+)
+
+// AuditLogging is a fragment of conf.d with pgaudit and the logging around it,
+// and the proof that what is written arrives where it is read.
+type AuditLogging struct {
+	Settings
+	Log     string        `toml:"log" doc:"pgaudit.log: which classes of statements; \"ddl, write, role\" by default."`
+	Prove   *bool         `toml:"prove" doc:"At every apply, write a record and find it again in every place that log_destination names; true by default."`
+	Timeout time.Duration `toml:"timeout" doc:"How long the record may take to arrive; 10s by default."`
+}
+
+// auditDefaults are what the task sets unless its settings say otherwise. Of the
+// guide's parameters, log_failed_attempts does not exist (failed logins are
+// logged anyway), and log_statement would log passwords.
+func (t *AuditLogging) auditDefaults(in inventory.Instance) [][2]string {
+	return [][2]string{
+		{"shared_preload_libraries", "pgaudit"},
+		{"pgaudit.log", orElse(t.Log, "ddl, write, role")},
+		{"log_connections", "on"},
+		{"log_disconnections", "on"},
+		{"log_checkpoints", "on"},
+		{"log_lock_waits", "on"},
+		{"log_line_prefix", "%m [%p] %q%u@%d %a %h "},
+		{"log_destination", "stderr,syslog"},
+		{"syslog_facility", "LOCAL0"},
+		{"syslog_ident", "postgres-" + in.Cluster},
+	}
+}
+
+// Check adds the defaults and checks all as a settings task does.
+func (t *AuditLogging) Check(in inventory.Instance) inventory.Errors {
+	if t.State != "absent" {
+		var all parameters
+		for _, d := range t.auditDefaults(in) {
+			given := slices.ContainsFunc(t.Settings.Settings, func(p parameter) bool { return strings.EqualFold(p.name, d[0]) })
+			if !given {
+				all = append(all, parameter{name: d[0], pos: t.node.Pos, node: t.node, value: d[1]})
+			}
+		}
+		t.Settings.Settings = append(all, t.Settings.Settings...)
+	}
+	errs := t.Settings.Check(in)
+	if t.given("log") && slices.ContainsFunc(t.Settings.Settings, func(p parameter) bool {
+		return strings.EqualFold(p.name, "pgaudit.log") && p.node != t.node
+	}) {
+		errs.Add(t.at("log"), "log: settings has pgaudit.log as well; say it once")
+	}
+	return errs
+}
+
+// Plan plans the fragment, and warns of what would put passwords or personal
+// data into the log.
+func (t *AuditLogging) Plan(in inventory.Instance, s *State) (Outcome, error) {
+	out, err := t.Settings.Plan(in, s)
+	if err != nil || t.State == "absent" {
+		return out, err
+	}
+	for _, risk := range []struct{ name, harmless, what string }{
+		{"log_statement", "none", "statements as they are, passwords of ALTER ROLE among them"},
+		{"log_min_duration_statement", "-1", "slow statements as they are, passwords among them"},
+		{"pgaudit.log_parameter", "off", "what applications store, personal data among it"},
+	} {
+		for _, p := range t.Settings.Settings {
+			if strings.EqualFold(p.name, risk.name) && !strings.EqualFold(p.value, risk.harmless) {
+				out.Warnings = append(out.Warnings, fmt.Sprintf("%s = %s logs %s", risk.name, p.value, risk.what))
+			}
+		}
+	}
+	return out, nil
+}
+
+// Finish proves the log once the whole list has been carried out.
+func (t *AuditLogging) Finish(_ inventory.Instance, s *State) (Outcome, error) {
+	switch {
+	case t.State == "absent" || t.Prove != nil && !*t.Prove:
+		return Outcome{}, nil
+	case s.Server() == nil && !s.restarted:
+		return Outcome{Unknown: []string{"whether the audit log works: the server does not answer"}}, nil
+	case s.Server() != nil && !s.preloaded("pgaudit"):
+		return Outcome{Unknown: []string{"whether the audit log works: it is proven once a restart has loaded pgaudit"}}, nil
+	}
+	return Outcome{Changes: []Change{{
+		Key: "verify:" + t.Name, Intent: "write an audit record, and find it where log_destination says",
+		Action: ProveLog{Server: s.serverOf(), Timeout: orTimeout(t.Timeout, 10*time.Second)},
+	}}}, nil
+}
+
+// narrowed says which classes of statements are not audited in sessions that
+// have a pgaudit.log of their own; "" where none is lost.
+func narrowed(global, own string) string {
+	wide, err := auditClasses(global)
+	if err != nil {
+		return ""
+	}
+	narrow, err := auditClasses(own)
+	if err != nil {
+		return "all of it: " + err.Error()
+	}
+	var lost []string
+	for _, class := range wide {
+		if !slices.Contains(narrow, class) {
+			lost = append(lost, class)
+		}
+	}
+	return strings.Join(lost, ", ")
+}
+
+// auditClasses returns the classes that a value of pgaudit.log comes to, as
+// check_pgaudit_log adds them up from left to right.
+func auditClasses(value string) ([]string, error) {
+	words, err := postgres.ParseList("pgaudit.log", value)
+	if err != nil {
+		return nil, err
+	}
+	every := []string{"read", "write", "function", "role", "ddl", "misc", "misc_set"}
+	var classes []string
+	for _, word := range words {
+		class, minus := strings.CutPrefix(strings.ToLower(strings.TrimSpace(word)), "-")
+		meant := []string{class}
+		switch class {
+		case "all":
+			meant = every
+		case "none":
+			meant = nil
+			classes = nil
+		}
+		for _, m := range meant {
+			at := slices.Index(classes, m)
+			switch {
+			case !slices.Contains(every, m):
+				return nil, fmt.Errorf("%q is no class of statements", m)
+			case minus && at >= 0:
+				classes = slices.Delete(classes, at, at+1)
+			case !minus && at < 0:
+				classes = append(classes, m)
+			}
+		}
+	}
+	return classes, nil
+}
