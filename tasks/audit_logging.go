@@ -39,23 +39,38 @@ func (t *AuditLogging) auditDefaults(in inventory.Instance) [][2]string {
 
 // Check adds the defaults and checks all as a settings task does.
 func (t *AuditLogging) Check(in inventory.Instance) inventory.Errors {
+	var errs inventory.Errors
 	if t.State != "absent" {
-		var all parameters
-		for _, d := range t.auditDefaults(in) {
-			given := slices.ContainsFunc(t.Settings.Settings, func(p parameter) bool { return strings.EqualFold(p.name, d[0]) })
-			if !given {
-				all = append(all, parameter{name: d[0], pos: t.node.Pos, node: t.node, value: d[1]})
-			}
+		t.complete(in, &errs)
+	}
+	return append(errs, t.Settings.Check(in)...)
+}
+
+// complete adds the parameters that the task's settings do not have, and pgaudit
+// to the libraries that they do.
+func (t *AuditLogging) complete(in inventory.Instance, errs *inventory.Errors) {
+	var all parameters
+	for _, d := range t.auditDefaults(in) {
+		node := t.node
+		if n := t.node.Get("log"); d[0] == "pgaudit.log" && n != nil {
+			node = n
 		}
-		t.Settings.Settings = append(all, t.Settings.Settings...)
+		at := slices.IndexFunc(t.Settings.Settings, func(p parameter) bool { return strings.EqualFold(p.name, d[0]) })
+		if at < 0 {
+			all = append(all, parameter{name: d[0], pos: node.Pos, node: node, value: d[1]})
+			continue
+		}
+		given := &t.Settings.Settings[at]
+		switch {
+		case isPreload(d[0]):
+			if merged, err := postgres.MergeList(d[0], given.value, d[1]); err == nil { // what is malformed is found when it is compared with the server's
+				given.value = merged
+			}
+		case d[0] == "pgaudit.log" && node != t.node && given.node != node:
+			errs.Add(node.Pos, "log: settings has pgaudit.log as well; say it once")
+		}
 	}
-	errs := t.Settings.Check(in)
-	if t.given("log") && slices.ContainsFunc(t.Settings.Settings, func(p parameter) bool {
-		return strings.EqualFold(p.name, "pgaudit.log") && p.node != t.node
-	}) {
-		errs.Add(t.at("log"), "log: settings has pgaudit.log as well; say it once")
-	}
-	return errs
+	t.Settings.Settings = append(all, t.Settings.Settings...)
 }
 
 // Plan plans the fragment, and warns of what would put passwords or personal
@@ -65,15 +80,21 @@ func (t *AuditLogging) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	if err != nil || t.State == "absent" {
 		return out, err
 	}
+	for _, c := range out.Changes {
+		s = s.Foresee(c)
+	}
+	s = t.declared(s)
+	rows := postgres.NewCatalog(s.version(), s.settings())
 	for _, risk := range []struct{ name, harmless, what string }{
 		{"log_statement", "none", "statements as they are, passwords of ALTER ROLE among them"},
 		{"log_min_duration_statement", "-1", "slow statements as they are, passwords among them"},
+		{"log_min_duration_sample", "-1", "a sample of slow statements as they are, passwords among them"},
+		{"log_transaction_sample_rate", "0", "the statements of some transactions as they are, passwords among them"},
 		{"pgaudit.log_parameter", "off", "what applications store, personal data among it"},
 	} {
-		for _, p := range t.Settings.Settings {
-			if strings.EqualFold(p.name, risk.name) && !strings.EqualFold(p.value, risk.harmless) {
-				out.Warnings = append(out.Warnings, fmt.Sprintf("%s = %s logs %s", risk.name, p.value, risk.what))
-			}
+		value := s.configuration().value(risk.name)
+		if value != "" && !sameValue(rows, risk.name, value, risk.harmless) {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("%s = %s logs %s", risk.name, value, risk.what))
 		}
 	}
 	return out, nil
@@ -108,7 +129,8 @@ func narrowed(global, own string) string {
 	}
 	var lost []string
 	for _, class := range wide {
-		if !slices.Contains(narrow, class) {
+		// SET is audited by misc as well as by misc_set.
+		if !slices.Contains(narrow, class) && (class != "misc_set" || !slices.Contains(narrow, "misc")) {
 			lost = append(lost, class)
 		}
 	}
@@ -131,8 +153,7 @@ func auditClasses(value string) ([]string, error) {
 		case "all":
 			meant = every
 		case "none":
-			meant = nil
-			classes = nil
+			meant = nil // adds nothing, and takes nothing away
 		}
 		for _, m := range meant {
 			at := slices.Index(classes, m)

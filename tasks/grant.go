@@ -197,7 +197,16 @@ func (t *Grant) exactly(in inventory.Instance, s *State, x *script, objects []ca
 		return owner == role
 	}
 	objects = slices.DeleteFunc(withColumns(x.catalogs, t.place(), objects), owned)
+	before := x.catalogs.Clone()
 	err := revokeEach(x, t.place(), objects, role, func(o catalog.Object) catalog.Privileges { return ^declared[o] })
+	// REVOKE on a table has taken what is declared of its columns along.
+	for _, o := range objects {
+		if acl, _ := before.Effective(t.place(), o); o.Kind == catalog.Column {
+			have, mayGrant := acl.Of(role)
+			grant(x, t.place(), []catalog.Object{o}, role, func(o catalog.Object) catalog.Privileges { return have & declared[o] }, false)
+			grant(x, t.place(), []catalog.Object{o}, role, func(o catalog.Object) catalog.Privileges { return mayGrant & grantable[o] }, true)
+		}
+	}
 	var due batches
 	for _, o := range objects {
 		acl, _ := x.catalogs.Effective(t.place(), o)

@@ -142,8 +142,8 @@ func (t *Policy) declared() catalog.Policy {
 	for _, r := range t.Roles {
 		p.Roles = append(p.Roles, grantee(r.name))
 	}
-	if len(p.Roles) == 0 {
-		p.Roles = []string{""}
+	if len(p.Roles) == 0 || slices.Contains(p.Roles, "") {
+		p.Roles = []string{""} // the server drops what stands beside PUBLIC
 	}
 	slices.Sort(p.Roles)
 	p.Roles = slices.Compact(p.Roles)

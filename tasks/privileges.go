@@ -25,13 +25,19 @@ func (b *batches) add(o catalog.Object, privileges catalog.Privileges, grantor s
 		return
 	}
 	at := slices.IndexFunc(*b, func(x batch) bool {
-		return x.privileges == privileges && x.grantor == grantor && x.optionOnly == optionOnly && x.objects[0].Kind == o.Kind
+		return x.privileges == privileges && x.grantor == grantor && x.optionOnly == optionOnly && alike(x.objects[0], o)
 	})
 	if at < 0 {
 		*b = append(*b, batch{privileges, grantor, optionOnly, []catalog.Object{o}})
 		return
 	}
 	(*b)[at].objects = append((*b)[at].objects, o)
+}
+
+// alike reports whether one statement can name both objects: of the same kind,
+// and columns of the same table.
+func alike(a, b catalog.Object) bool {
+	return a.Kind == b.Kind && (a.Kind != catalog.Column || a.Schema == b.Schema && a.Name == b.Name)
 }
 
 // grant gives a role privileges on objects, where it lacks them.

@@ -27,9 +27,9 @@ type Psql struct {
 	Single   *bool                        `toml:"single_transaction" doc:"All of the script or nothing; true by default."`
 	Timeout  time.Duration                `toml:"timeout" doc:"How long it may take; 10m by default."`
 
-	text      string
-	name      string
-	relations []catalog.Relation // of creates
+	text    string
+	name    string
+	creates []created
 }
 
 // Load reads script.
@@ -94,11 +94,14 @@ func (t *Psql) query(in inventory.Instance) facts.Query {
 
 // Reads asks when it is due and, once that is known, for a rehearsal.
 func (t *Psql) Reads(in inventory.Instance, s *State) []facts.Read {
-	reads := catalogReads(in, t.database())
+	var reads []facts.Read
+	if len(t.Creates) > 0 || t.Rehearse || t.As.Value != "" {
+		reads = catalogReads(in, t.database())
+	}
 	if t.Unless.Value != "" {
 		reads = append(reads, t.query(in))
 	}
-	if !t.Rehearse || s.Server() == nil {
+	if !t.Rehearse || s.Role() != "primary" {
 		return reads
 	}
 	if d, err := t.due(in, s); err == nil && d.now {
@@ -115,6 +118,7 @@ type dueness struct {
 	missing    []catalog.Relation
 }
 
+// due looks for a reason to run the script.
 func (t *Psql) due(in inventory.Instance, s *State) (dueness, error) {
 	switch {
 	case t.Always:
@@ -141,8 +145,13 @@ func (t *Psql) due(in inventory.Instance, s *State) (dueness, error) {
 // Plan runs the script when it is due.
 func (t *Psql) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	var out Outcome
-	if by := s.uncertainSince(t.database()); by != "" && len(t.Creates) > 0 {
-		return t.later(s, by+" has run in database "+t.database()), nil
+	if len(t.Creates) > 0 {
+		if by := s.uncertainSince(t.database()); by != "" {
+			return t.later(s, by+" has run in database "+t.database()), nil
+		}
+		if _, err := s.Cluster(); err != nil && s.Server() == nil {
+			return t.later(s, "the server answers ("+s.ServerProblem()+")"), nil
+		}
 	}
 	d, err := t.due(in, s)
 	if err != nil || !d.now && !d.maybe {
@@ -151,7 +160,7 @@ func (t *Psql) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	if d.unknown != "" {
 		out.Unknown = append(out.Unknown, d.unknown)
 	}
-	if c, err := s.Cluster(); err == nil && t.As.Value != "" {
+	if c, err := s.Cluster(); err == nil {
 		if err := needRole(c, t.As.Value, t.As.Pos()); err != nil {
 			return out, err
 		}

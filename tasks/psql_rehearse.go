@@ -3,6 +3,7 @@ package tasks
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -25,41 +26,56 @@ func (t *Psql) rehearseRead(in inventory.Instance) facts.Rehearse {
 	}
 }
 
-// rehearsed takes over what a rehearsal of the script came to: an error of it is
-// one of the plan, unless what earlier tasks will have done may mend it.
+// rehearsed takes over what a rehearsal of the script came to. The server was
+// asked as it is: what tasks before this one change may mend an error, and makes
+// the outcome another one.
 func (t *Psql) rehearsed(in inventory.Instance, s *State, change *Change, out *Outcome) error {
-	r, err := ask[facts.Rehearsed](s, t.rehearseRead(in))
-	switch {
-	case errors.Is(err, errUnasked): // it became due only by what earlier tasks will do
-		out.Unknown = append(out.Unknown, "what the script does: it was not due while planning, so it was not rehearsed")
+	unknown := func(format string, args ...any) error {
+		out.Unknown = append(out.Unknown, "what the script does: "+fmt.Sprintf(format, args...))
 		return nil
+	}
+	r, err := ask[facts.Rehearsed](s, t.rehearseRead(in))
+	found := s.found()
+	switch {
+	case errors.Is(err, errUnasked) && found != nil && found.Databases[t.database()] == nil, r.Missing:
+		return unknown("database %s is not there yet, so it was not rehearsed", t.database())
+	case errors.Is(err, errUnasked):
+		return unknown("it is due only after the tasks before it, so it was not rehearsed")
 	case err != nil:
 		return err
 	case r.Outside != "":
-		return problemAt(t.at("rehearse"), "rehearse: it cannot be rehearsed, because it holds what no transaction takes back: %s; take that out, or take rehearse away", r.Outside)
-	case r.Missing:
-		out.Unknown = append(out.Unknown, "what the script does: database "+t.database()+" is not there yet, so it was not rehearsed")
-		return nil
-	case r.Problem != "" && s.moved:
-		out.Unknown = append(out.Unknown, "what the script does: rehearsed before the tasks ahead of it, it fails: "+strings.TrimSpace(r.Problem))
-		return nil
-	case r.Problem != "":
+		return problemAt(t.at("rehearse"), "rehearse: no transaction takes back what %s does (%s); take it out, or take rehearse away", t.name, r.Outside)
+	case r.Problem != "" && !s.moved:
 		return fmt.Errorf("%s: rehearsed on the server, in a transaction that was rolled back, it fails:\n%s", t.name, strings.TrimSpace(r.Problem))
 	}
 	out.Warnings = append(out.Warnings, "rehearsed on the server, in a transaction that was rolled back; what it took from sequences stays taken")
-	if r.Cluster == nil || s.moved {
-		return nil // inside was the server as it is now, not as earlier tasks will have made it
+	if r.Problem != "" {
+		return unknown("rehearsed on the server as it is before the tasks ahead of it, it fails: %s", strings.TrimSpace(r.Problem))
 	}
-	before := s.cluster.Clone()
-	for db := range before.Contents {
-		if db != t.database() {
-			delete(before.Contents, db)
-		}
+	if found == nil || found.Contents[t.database()] == nil || r.Cluster == nil || r.Cluster.Contents[t.database()] == nil {
+		return nil
 	}
-	change.Effects = catalog.Diff(before, r.Cluster)
-	if a, ok := change.Action.(RunScript); ok {
-		a.Rehearsed = r.Cluster
+	inside := r.Cluster.Clone()
+	held := *inside.Contents[t.database()]
+	held.Available = found.Contents[t.database()].Available // not asked again inside
+	inside.Contents[t.database()] = &held
+	if err := t.made(&held); err != nil {
+		return err
+	}
+	before := found.Clone()
+	maps.DeleteFunc(before.Contents, func(db string, _ *catalog.Contents) bool { return db != t.database() })
+	change.Effects = catalog.Diff(before, inside)
+	if a, ok := change.Action.(RunScript); ok && !s.moved {
+		a.Rehearsed = inside
 		change.Action = a
 	}
 	return nil
+}
+
+// found returns the server's catalogs as they were found, before any change; nil
+// where they are not known.
+func (s *State) found() *catalog.Cluster {
+	n := State{instance: s.instance, answers: s.answers}
+	n.readCatalogs()
+	return n.cluster
 }

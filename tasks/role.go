@@ -3,6 +3,7 @@ package tasks
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -283,7 +284,11 @@ type roleAttributes struct {
 }
 
 func attributes(r catalog.Role) roleAttributes {
-	return roleAttributes{r.Superuser, r.Inherit, r.CreateRole, r.CreateDB, r.Login, r.Replication, r.BypassRLS, r.ConnLimit, r.ValidUntil}
+	until := r.ValidUntil
+	if until == "" {
+		until = "infinity" // which means the same: see catalog.AlterRole
+	}
+	return roleAttributes{r.Superuser, r.Inherit, r.CreateRole, r.CreateDB, r.Login, r.Replication, r.BypassRLS, r.ConnLimit, until}
 }
 
 // password compares the stored verifier with the password: equal means that
@@ -354,11 +359,65 @@ func (t *Role) drop(x *script, found *catalog.Role) error {
 	}
 	slices.Sort(in)
 	for _, db := range in {
+		if err := revoke(x, db, passedOn(x.catalogs, db, name), name, ^catalog.Privileges(0)); err != nil {
+			return err
+		}
 		if t.ReassignTo.Value != "" && len(owns) > 0 {
 			x.do(db, catalog.ReassignOwned{Role: name, To: t.ReassignTo.Value})
 		}
 		x.do(db, catalog.DropOwned{Role: name})
+		if err := revoke(x, db, everything(x.catalogs, db), name, ^catalog.Privileges(0)); err != nil {
+			return problemAt(t.Role.Pos(), "%v", err)
+		}
 	}
 	x.do(maintenanceDatabase, catalog.DropRole{Name: name})
 	return nil
+}
+
+// everything returns the databases and all objects of one of them. DROP OWNED
+// leaves the privileges that somebody else than an object's owner has granted, and
+// DROP ROLE then fails.
+func everything(c *catalog.Cluster, database string) []catalog.Object {
+	var list []catalog.Object
+	for _, name := range slices.Sorted(maps.Keys(c.Databases)) {
+		list = append(list, catalog.Object{Kind: catalog.DatabaseKind, Name: name})
+	}
+	held := c.Contents[database]
+	if held == nil {
+		return list
+	}
+	for _, schema := range slices.Sorted(maps.Keys(held.Schemas)) {
+		list = append(list, catalog.Object{Kind: catalog.SchemaKind, Name: schema})
+		for _, kind := range []catalog.Kind{catalog.Table, catalog.Sequence, catalog.Routine} {
+			list = append(list, c.Objects(database, kind, schema)...)
+		}
+	}
+	return withColumns(c, database, list)
+}
+
+// passedOn returns the objects of a database on which a role has privileges that
+// somebody other than the owner granted: DROP OWNED leaves those, and then DROP
+// ROLE fails.
+func passedOn(c *catalog.Cluster, database, role string) []catalog.Object {
+	var all, list []catalog.Object
+	for name := range c.Databases {
+		all = append(all, catalog.Object{Kind: catalog.DatabaseKind, Name: name})
+	}
+	if held := c.Contents[database]; held != nil {
+		for schema := range held.Schemas {
+			all = append(all, catalog.Object{Kind: catalog.SchemaKind, Name: schema})
+			for _, kind := range []catalog.Kind{catalog.Table, catalog.Sequence, catalog.Routine} {
+				all = append(all, withColumns(c, database, c.Objects(database, kind, schema))...)
+			}
+		}
+	}
+	for _, o := range all {
+		acl, _ := c.Effective(database, o)
+		owner, _ := c.Owner(database, o)
+		if slices.ContainsFunc(acl, func(i catalog.Item) bool { return i.Grantee == role && i.Grantor != owner }) {
+			list = append(list, o)
+		}
+	}
+	slices.SortFunc(list, func(a, b catalog.Object) int { return strings.Compare(a.String(), b.String()) })
+	return list
 }

@@ -27,6 +27,6 @@ func (t *Role) keptOut(s *State, c *catalog.Cluster) error {
 	if !ok {
 		return nil
 	}
-	return problemAt(t.at("remote"), "pg_hba.conf lets %s in over TCP: line %d: %s; put \"host all %s all reject\" before it",
+	return problemAt(t.at("remote"), "pg_hba.conf lets %s in over TCP: line %d: %s; put \"host all,replication %s all reject\" before it",
 		role, rule.Line, rule.Summary(), postgres.QuoteHBA(role))
 }

@@ -56,7 +56,7 @@ func setParameters(s *State, x *script, scope catalog.Setting, wanted parameters
 			continue
 		}
 		at := slices.IndexFunc(x.catalogs.Settings, func(f catalog.Setting) bool { return inScope(f, scope) && strings.EqualFold(f.Name, p.name) })
-		if at >= 0 && sameValue(rows, p.name, x.catalogs.Settings[at].Value, p.value) {
+		if at >= 0 && (x.catalogs.Settings[at].Value == catalog.StoredValue(p.name, p.value) || sameValue(rows, p.name, x.catalogs.Settings[at].Value, p.value)) {
 			continue
 		}
 		set := scope

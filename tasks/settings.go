@@ -164,6 +164,9 @@ func (t *Settings) Plan(in inventory.Instance, s *State) (Outcome, error) {
 		return out, nil
 	}
 	if c := t.includeDir(in, s); c != nil {
+		if err := noPlaceholder(s.paths().config, c.Action.(WriteFile).Content); err != nil {
+			return out, err
+		}
 		out.Changes = append(out.Changes, *c)
 		s = s.Foresee(*c) // what is in conf.d counts from here on
 	}
@@ -180,7 +183,7 @@ func (t *Settings) Plan(in inventory.Instance, s *State) (Outcome, error) {
 			Path: fragment, Content: content, Owner: "postgres", Group: "postgres", Mode: keepMode(found, 0o644),
 		}, ConfigurationPart(in))...)
 	}
-	reset, err := t.resetAuto(in, s)
+	reset, err := t.resetAuto(s)
 	if err != nil {
 		return out, err
 	}
@@ -281,7 +284,9 @@ func (t *Settings) wanted(in inventory.Instance, s *State, fragment string, out 
 				continue
 			}
 			auto := s.autoConf()
-			later, ok := over.after(p.name, func(file string) bool { return file == auto && !isPreload(p.name) || t.rewritten(s, file) })
+			later, ok := over.after(p.name, func(at postgres.ConfPosition) bool {
+				return at.File == auto && t.undoes(s, p.name, at.Value) || t.rewritten(s, at.File)
+			})
 			same := x.Equal(value, later.Value) || isPreload(p.name) && holdsAll(p.name, later.Value, value)
 			if ok && !same {
 				mend := "remove it there, or give the fragment a name that sorts later"
@@ -404,16 +409,16 @@ func (o overlay) before(name string) string {
 	return value
 }
 
-// after returns the value that overrides the fragment's. What is in files whose
-// text is to change anyway does not count.
-func (o overlay) after(name string, changes func(file string) bool) (postgres.ConfPosition, bool) {
+// after returns the value that overrides the fragment's. What is to change anyway
+// does not count.
+func (o overlay) after(name string, changes func(postgres.ConfPosition) bool) (postgres.ConfPosition, bool) {
 	chain := o.chains[postgres.CanonicalName(name, o.version)]
 	at := slices.IndexFunc(chain, func(p postgres.ConfPosition) bool { return p.File == o.fragment })
 	if at < 0 {
 		return postgres.ConfPosition{}, false
 	}
 	for _, p := range slices.Backward(chain[at+1:]) {
-		if p.File != o.fragment && !changes(p.File) {
+		if p.File != o.fragment && !changes(p) {
 			return p, true
 		}
 	}

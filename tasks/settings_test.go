@@ -230,47 +230,6 @@ func TestShadowWhereNothingIsIncluded(t *testing.T) {
 	}
 }
 
-// What ALTER SYSTEM set against a declared value is taken out, and nothing else.
-func TestAlterSystemIsUndone(t *testing.T) {
-	w := newWorld()
-	auto := "/var/lib/postgresql/15/main/postgresql.auto.conf"
-	w[facts.File{Path: auto}] = facts.Answer{Value: file(auto, "# Do not edit\nwork_mem = '1MB'\nprimary_conninfo = 'host=a password=x'\nlog_connections = 'on'\n")}
-	tasks := settings("a", "10-a.conf", `work_mem = "8MB", log_connections = true`)
-	p := mustPlan(t, w, tasks)
-	var content string
-	for _, c := range p.Steps[0].Changes {
-		if a, ok := c.Action.(WriteFile); ok && a.Path == auto {
-			content = a.Content
-		}
-	}
-	if want := "# Do not edit\nprimary_conninfo = 'host=a password=x'\nlog_connections = 'on'\n"; content != want {
-		t.Errorf("%q, want %q", content, want)
-	}
-	if len(p.Steps) != 1 {
-		t.Errorf("%d steps, want one", len(p.Steps))
-	}
-	if p := w.again(t, p, tasks); len(p.Steps) > 0 {
-		t.Errorf("still due: %v", intents(p))
-	}
-	if slices.Contains(p.Orphans, auto) {
-		t.Error("it is listed as an orphan")
-	}
-}
-
-func TestNarrowed(t *testing.T) {
-	for _, c := range [][3]string{
-		{"ddl, write, role", "write", "ddl, role"},
-		{"ddl, write", "all", ""},
-		{"all", "all, -misc", "misc"},
-		{"ddl", "none", "ddl"},
-		{"ddl", "wrte", `all of it: "wrte" is no class of statements`},
-	} {
-		if got := narrowed(c[0], c[1]); got != c[2] {
-			t.Errorf("%s by %s: %q, want %q", c[0], c[1], got, c[2])
-		}
-	}
-}
-
 func TestAddressesThatAreNotBound(t *testing.T) {
 	for _, c := range []struct{ listen, sockets, want string }{
 		{"localhost, 10.77.0.11", "127.0.0.1:5432", "10.77.0.11"},

@@ -184,6 +184,7 @@ func TestInitIdentity(t *testing.T) {
 		t.Errorf("the identity was replaced: %v", err)
 	}
 	a, b := loadInit(t, first), loadInit(t, second)
+	made := map[string]bool{}
 	if diff := cmp.Diff(a.Secrets.Age, b.Secrets.Age); diff != "" {
 		t.Errorf("the second fleet has another identity:\n%s", diff)
 	}
@@ -213,11 +214,25 @@ func TestInitIdentity(t *testing.T) {
 		if strings.Contains(string(sealed), "PRIVATE") || !strings.Contains(string(sealed), "age-encryption.org") {
 			t.Error("the CA's key is not encrypted")
 		}
+		for _, role := range []string{"appuser", "readuser"} {
+			password, _, err := resolver.Resolve(t.Context(), secrets.Ref{Store: "age", Path: role, Key: "password"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := len(password.Expose()); n != 43 || made[string(password.Expose())] {
+				t.Errorf("%s: a password of %d characters, want 43 that no other role has", role, n)
+			}
+			made[string(password.Expose())] = true
+			sealed, err := os.ReadFile(filepath.Join(dir, "secrets", role+".age"))
+			if err != nil || strings.Contains(string(sealed), string(password.Expose())) || !strings.Contains(string(sealed), "age-encryption.org") {
+				t.Errorf("%s: the password is not encrypted: %v", role, err)
+			}
+		}
 	}
 }
 
 func TestInitOverwritesNothing(t *testing.T) {
-	for _, name := range []string{"fleet.toml", "ca.pem", "secrets/ca.age", "files/rsyslog.conf"} {
+	for _, name := range []string{"fleet.toml", "ca.pem", "secrets/ca.age", "secrets/readuser.age", "files/rsyslog.conf", "sql/orders.sql"} {
 		t.Run(name, func(t *testing.T) {
 			home := t.TempDir()
 			t.Setenv("HOME", home)

@@ -22,9 +22,10 @@ func (a *app) planCommand() *cobra.Command {
 		Long: `Plan asks every host what its tasks have to know, and shows what is due, with
 diffs. It only reads. What is the same for several hosts is shown once.
 
-  +  is created   ~  is changed   -  is removed   !  the server restarts
+  +  is created   ~  is changed   -  is removed   !  the server restarts, or something is lost
   >  runs at every apply, and is not counted
-  ?  is checked, and changes nothing, or is decided while applying`,
+  ?  is checked, and changes nothing, or is decided while applying
+  <  comes by replication from the primary`,
 		Example: `  pgfleet plan -l eu --tags hba
   pgfleet plan --out friday.plan && pgfleet apply friday.plan
   pgfleet plan --detailed-exitcode    exits 0 when nothing is due, 2 when changes are, 1 after an error`,
@@ -90,7 +91,7 @@ func (a *app) planned(known []rollout.Known) error {
 		if k.Err != nil {
 			return errHostFailed
 		}
-		due = due || len(k.Plan.Changes()) > 0
+		due = due || len(k.Plan.Changes()) > 0 || undecided(k.Plan)
 	}
 	if due && a.detailed {
 		return errChangesDue

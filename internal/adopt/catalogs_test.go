@@ -155,6 +155,12 @@ func TestDescribeCatalogsRefuses(t *testing.T) {
 		"a member of it": {func(c *catalog.Cluster) {
 			do(c, "postgres", role("Public", false), role("other", true), catalog.GrantRole{Role: "Public", Member: "other", Major: 15})
 		}, "a word of SQL's own"},
+		"what it was granted": {func(c *catalog.Cluster) {
+			do(c, "postgres", role("Public", false), role("other", true))
+			for _, to := range []string{"Public", "other"} {
+				do(c, "postgres", catalog.Grant{On: []catalog.Object{{Kind: catalog.SchemaKind, Name: "public"}}, To: to, Privileges: catalog.Create})
+			}
+		}, "GRANT CREATE on schema to Public"},
 		"pgaudit's setting without pgaudit": {func(c *catalog.Cluster) {
 			do(c, "postgres", role("other", true), catalog.SetParameter{Setting: catalog.Setting{Role: "other", Name: "pgaudit.log", Value: "wrte"}})
 		}, "pgaudit is not loaded"},

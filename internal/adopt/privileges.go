@@ -41,7 +41,7 @@ func (d *describer) grants(c *catalog.Cluster, database string, held *catalog.Co
 		like := func(x *group) bool {
 			same := x.granted
 			same.grantee = g.grantee
-			return same == g && slices.Equal(x.on, on[g])
+			return same == g && slices.Equal(x.on, on[g]) && !keyword(x.grantee) && !keyword(g.grantee)
 		}
 		if i := slices.IndexFunc(groups, like); i >= 0 {
 			groups[i].to = append(groups[i].to, g.grantee)

@@ -32,7 +32,7 @@ func (d *describer) roles(c *catalog.Cluster) {
 		"pgfleet hold one, put it into a secret store and write password = \"age:NAME#password\" into\n"+
 		"the role's task: the first plan is empty if it is the one that the server knows.\nWith a password: %s.", strings.Join(quoted, ", "))
 	if b := c.Roles[c.Bootstrap]; b != nil && b.HasPassword {
-		d.warn("the superuser %s has a password, so that it can log in over the network; password = \"none\" in its task would take it away", oneLine(b.Name))
+		d.warn("the superuser %s has a password, so that it can log in over the network; a role task with password = \"none\" would take it away", oneLine(b.Name))
 	}
 }
 

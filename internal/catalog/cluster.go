@@ -65,7 +65,7 @@ func (c *Cluster) privilegesOf(role, db string) []string {
 	of := []string{role}
 	for at := 0; at < len(of); at++ {
 		r := c.Roles[of[at]]
-		if d := c.Databases[db]; d != nil && d.Owner == of[at] {
+		if d := c.Databases[db]; d != nil && d.Owner == of[at] && (c.Version.Major() >= 16 || r == nil || r.Inherit) {
 			of = appendNew(of, "pg_database_owner")
 		}
 		for _, m := range c.Members {

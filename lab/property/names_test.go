@@ -28,7 +28,9 @@ func objectNames() []string {
 	return []string{"orders", "Order Items", `we"ird`, "table", "a.b", "заказы", strings.Repeat("t", 63), "it's", "percent%", "Ünïcode"}
 }
 
-func policyNames() []string { return []string{"own", "Odd Policy", `q"p`, "select", "политика"} }
+func policyNames() []string {
+	return []string{"own", "Odd Policy", `q"p`, "select", "политика"}
+}
 
 // columns are those of all tables, so that every expression fits each of them.
 const columns = `(id int, total numeric, who text, "Odd Col" int)`
