@@ -115,9 +115,13 @@ func (s *State) foreseeScript(a RunScript) {
 	switch {
 	case s.cluster == nil:
 	case a.Rehearsed != nil:
-		s.cluster = s.cluster.Clone()
-		s.cluster.Contents[a.Database] = a.Rehearsed.Contents[a.Database]
-		s.cluster.Roles, s.cluster.Members, s.cluster.Settings = a.Rehearsed.Roles, a.Rehearsed.Members, a.Rehearsed.Settings
+		inside := a.Rehearsed.Clone()
+		for name, held := range s.cluster.Contents {
+			if name != a.Database {
+				inside.Contents[name] = held
+			}
+		}
+		s.cluster = inside
 	case len(a.Creates) > 0:
 		s.cluster = s.cluster.Clone()
 		for _, r := range a.Creates {

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -207,24 +208,31 @@ func (t *Grant) exactly(in inventory.Instance, s *State, x *script, objects []ca
 			grant(x, t.place(), []catalog.Object{o}, role, func(o catalog.Object) catalog.Privileges { return mayGrant & grantable[o] }, true)
 		}
 	}
+	problems := []error{err}
 	var due batches
 	for _, o := range objects {
 		acl, _ := x.catalogs.Effective(t.place(), o)
 		owner, _ := x.catalogs.Owner(t.place(), o)
 		for _, item := range acl {
+			surplus := item.Grantable &^ grantable[o]
+			if item.Grantee != role || surplus == 0 {
+				continue
+			}
+			if why := irrevocable(x.catalogs, withColumnItems(x.catalogs, t.place(), o, acl), item, surplus, owner); why != "" {
+				problems = append(problems, fmt.Errorf("the grant option of %s for %s on %s cannot be revoked: %s", role, surplus, o, why))
+				continue
+			}
 			grantor := item.Grantor
 			if grantor == owner {
 				grantor = ""
 			}
-			if item.Grantee == role {
-				due.add(o, item.Grantable&^grantable[o], grantor, true)
-			}
+			due.add(o, surplus, grantor, true)
 		}
 	}
 	for _, b := range due {
 		x.do(t.place(), catalog.Revoke{On: b.objects, From: role, Privileges: b.privileges, OptionOnly: true, Grantor: b.grantor})
 	}
-	return err
+	return errors.Join(problems...)
 }
 
 // withColumns returns the objects, and the columns of tables among them that

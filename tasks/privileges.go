@@ -72,7 +72,7 @@ func revokeEach(x *script, database string, objects []catalog.Object, from strin
 			if item.Grantee != from || surplus == 0 {
 				continue
 			}
-			if why := irrevocable(x.catalogs, acl, item, surplus, owner); why != "" {
+			if why := irrevocable(x.catalogs, withColumnItems(x.catalogs, database, o, acl), item, surplus, owner); why != "" {
 				problems = append(problems, fmt.Sprintf("%s of %s on %s cannot be revoked: %s", surplus, granteeName(from), o, why))
 				continue
 			}
@@ -90,6 +90,19 @@ func revokeEach(x *script, database string, objects []catalog.Object, from strin
 		x.do(database, catalog.Revoke{On: b.objects, From: from, Privileges: b.privileges, Grantor: b.grantor})
 	}
 	return nil
+}
+
+// withColumnItems returns what was granted on an object and, where it is a table,
+// on its columns: who may pass on a table's privilege may do so for a column.
+func withColumnItems(c *catalog.Cluster, database string, o catalog.Object, acl catalog.ACL) catalog.ACL {
+	if o.Kind != catalog.Table {
+		return acl
+	}
+	all := slices.Clone(acl)
+	for _, items := range c.Contents[database].Relations[catalog.Name{Schema: o.Schema, Name: o.Name}].ColumnACL {
+		all = append(all, items...)
+	}
+	return all
 }
 
 // irrevocable says why the server would not take a privilege away.

@@ -314,3 +314,18 @@ func TestPsqlRehearsedIsForeseen(t *testing.T) {
 		t.Error(d)
 	}
 }
+
+// What a script gives on its database is known as well.
+func TestPsqlRehearsedGrantsOnItsDatabase(t *testing.T) {
+	w := catalogWorld()
+	w[facts.Query{Port: 5432, SocketDir: socketDir, Database: "appdb", SQL: "SELECT false"}] = facts.Answer{Value: facts.QueryResult{}}
+	c := w.cluster().Clone()
+	c.Contents = map[string]*catalog.Contents{"appdb": emptyContents()}
+	(catalog.Grant{On: []catalog.Object{{Kind: catalog.DatabaseKind, Name: "appdb"}}, To: "app", Privileges: catalog.Connect}).Apply(c, "appdb")
+	w[rehearseRead("CREATE TABLE t (id serial)")] = facts.Answer{Value: facts.Rehearsed{Cluster: c}}
+	p := mustPlan(t, w, psql("unless = \"SELECT false\"\nrehearse = true")+
+		"\n[[task]]\nname = \"grant\"\nkind = \"grant\"\nto = \"app\"\nprivileges = [\"CONNECT\"]\ndatabases = [\"appdb\"]\n")
+	if d := cmp.Diff([][]string{{"run sql in database appdb (unless says so)"}}, intents(p)); d != "" {
+		t.Error(d)
+	}
+}

@@ -50,6 +50,11 @@ func (c *Common) declared(s *State) *State {
 			if include := t.includeDir(s.instance, n); include != nil {
 				n = n.Foresee(*include)
 			}
+			if reset, err := t.resetAuto(n); err == nil { // an error of it is its own plan's
+				for _, change := range reset {
+					n = n.Foresee(change)
+				}
+			}
 		}
 		next := *n
 		next.files = with(n.files, fragment, f)

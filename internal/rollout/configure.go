@@ -226,6 +226,9 @@ func (x *executor) discard(ctx context.Context, staged []*stagedCertificate) {
 	}
 }
 
+// autoConf is the file of ALTER SYSTEM, in the data directory.
+const autoConf = "postgresql.auto.conf"
+
 // try has PostgreSQL judge the new files before they are put in place: its own
 // parser always, and a server of its own where a restart or TLS is at stake,
 // whose mistakes no view would show.
@@ -239,6 +242,9 @@ func (x *executor) try(ctx context.Context, server tasks.Server, files *swap, ce
 	w := tar.NewWriter(&archive)
 	for _, f := range files.write {
 		name, inside := strings.CutPrefix(f.Path, server.ConfDir+"/")
+		if f.Path == path.Join(server.DataDir, autoConf) {
+			name, inside = autoConf, true
+		}
 		if !inside {
 			continue
 		}

@@ -59,7 +59,7 @@ func (x *executor) prepare(ctx context.Context) (*swap, error) {
 				return nil, err
 			}
 			s.write = append(s.write, transport.File{Path: a.Path, Content: content.Expose(), Owner: a.Owner, Group: a.Group, Mode: a.Mode})
-			if !slices.Contains(paths, a.Path) {
+			if !slices.Contains(paths, a.Path) && a.Path != path.Join(x.step.Server.DataDir, autoConf) { // of that one, only lines went
 				paths = append(paths, a.Path)
 			}
 		case tasks.RemoveFile:

@@ -38,8 +38,13 @@ IFS=$old_ifs
 # Messages name the files where they are, or will be.
 say() { sed "s|$stage/conf|$conf_dir|g" >&2; }
 
+# What ALTER SYSTEM has set wins over the files, here as there: as it is, or will be.
+mkdir "$stage/auto" || exit 1
+[ -f "$stage/conf/postgresql.auto.conf" ] || cp "$data_dir/postgresql.auto.conf" "$stage/conf/" 2>/dev/null
+cp "$stage/conf/postgresql.auto.conf" "$stage/auto/" 2>/dev/null
+
 # PostgreSQL's own parser judges names and values.
-said=$("$bin_dir/postgres" -D "$data_dir" -c config_file="$stage/conf/postgresql.conf" -C port 2>&1 >/dev/null) || {
+said=$("$bin_dir/postgres" -D "$data_dir" -c data_directory="$stage/auto" -c config_file="$stage/conf/postgresql.conf" -C port 2>&1 >/dev/null) || {
 	printf '%s\n' "$said" | say
 	exit 3
 }
@@ -51,17 +56,16 @@ said=$("$bin_dir/postgres" -D "$data_dir" -c config_file="$stage/conf/postgresql
 	cat "$stage/initdb" >&2
 	exit 1
 }
-# What ALTER SYSTEM has set wins over the files, here as there.
-cp "$data_dir/postgresql.auto.conf" "$stage/data/" 2>/dev/null
+cp "$stage/auto/postgresql.auto.conf" "$stage/data/" 2>/dev/null
 tls=
-[ -n "$pem" ] && [ "$("$bin_dir/postgres" -D "$data_dir" -c config_file="$stage/conf/postgresql.conf" -C ssl_cert_file 2>/dev/null)" = "$pem_target" ] &&
+[ -n "$pem" ] && [ "$("$bin_dir/postgres" -D "$data_dir" -c data_directory="$stage/auto" -c config_file="$stage/conf/postgresql.conf" -C ssl_cert_file 2>/dev/null)" = "$pem_target" ] &&
 	tls="-c ssl_cert_file=$pem -c ssl_key_file=$pem"
 old=
 [ "$(cat "$stage/data/PG_VERSION")" -lt 15 ] && old='-c stats_temp_directory=pg_stat_tmp'
 # Paths relative to the data directory are relative to the real one.
 for name in ssl_cert_file ssl_key_file ssl_ca_file ssl_crl_file; do
 	case " $tls" in *" $name="*) continue ;; esac
-	value=$("$bin_dir/postgres" -D "$data_dir" -c config_file="$stage/conf/postgresql.conf" -C "$name" 2>/dev/null)
+	value=$("$bin_dir/postgres" -D "$data_dir" -c data_directory="$stage/auto" -c config_file="$stage/conf/postgresql.conf" -C "$name" 2>/dev/null)
 	case "$value" in
 	'' | /*) ;;
 	*) [ -e "$data_dir/$value" ] && ln -s "$data_dir/$value" "$stage/data/$value" ;;
