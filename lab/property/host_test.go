@@ -19,12 +19,14 @@ import (
 	"github.com/pgfleet/pgfleet/transport"
 )
 
-// A host is a server of the lab with pgfleet's own connection to it, over which
-// also the sessions of the test go.
+// A host is a server of the lab with pgfleet's connection to it. The test's own
+// sessions go over another, so that they take none of what sshd's MaxSessions
+// leaves to pgfleet.
 type host struct {
 	t        *testing.T
 	major    int
 	conn     transport.Conn
+	own      transport.Conn
 	run      *rollout.Run
 	open     map[string]*pgx.Conn
 	deparsed map[string]string // the expressions of policies, as the server writes them
@@ -37,12 +39,14 @@ type host struct {
 func newHost(t *testing.T, major int) *host {
 	h := &host{t: t, major: major, open: map[string]*pgx.Conn{}, tried: map[string]int{}, ran: map[string]int{}, refused: map[string]int{}}
 	on := hosts.Host(fmt.Sprintf("pg%d", major))
-	d := &transport.Dialer{SSHConfig: filepath.Join(t.TempDir(), "none")}
-	t.Cleanup(func() { d.Close() })
-	var err error
-	h.conn, err = d.Dial(t.Context(), transport.Target{Name: on.Name, Address: on.Address.String(), User: on.User, Identity: hosts.Key, KnownHosts: hosts.KnownHosts})
-	if err != nil {
-		t.Fatal(err)
+	for _, conn := range []*transport.Conn{&h.conn, &h.own} {
+		d := &transport.Dialer{SSHConfig: filepath.Join(t.TempDir(), "none")}
+		t.Cleanup(func() { d.Close() })
+		var err error
+		*conn, err = d.Dial(t.Context(), transport.Target{Name: on.Name, Address: on.Address.String(), User: on.User, Identity: hosts.Key, KnownHosts: hosts.KnownHosts})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	h.run = &rollout.Run{Connector: h, Resolver: h}
 	t.Cleanup(h.run.Close)
@@ -64,7 +68,7 @@ func (h *host) Resolve(_ context.Context, ref secrets.Ref) (secrets.Secret, stri
 func (h *host) session(database string) *pgx.Conn {
 	h.t.Helper()
 	if h.open[database] == nil {
-		conn, err := h.conn.Postgres(h.t.Context(), transport.Endpoint{Database: database})
+		conn, err := h.own.Postgres(h.t.Context(), transport.Endpoint{Database: database})
 		if err != nil {
 			h.t.Fatalf("database %q: %v", database, err)
 		}
@@ -149,12 +153,16 @@ func (h *host) report(worlds int) {
 		refused += n
 	}
 	plans := h.tried["plans"]
+	if h.failures > 0 {
+		h.t.Logf("%d of %d lists of tasks failed", h.failures, h.tried["cases"])
+		return
+	}
 	h.t.Logf("PROOF: PostgreSQL %d: %d lists of random tasks and %d drifts by hand in %d random worlds came true and left nothing due, the server was as foreseen after all %d plans; tasks: %s; statements: %s; judged: %s; %d plans refused\n",
 		h.major, h.tried["cases"], h.tried["drifts"], worlds, plans, counts(h.tried, "task "), counts(h.ran, ""), counts(h.tried, "judged "), refused)
 	for _, why := range slices.Sorted(maps.Keys(h.refused)) {
 		h.t.Logf("refused %d: %s", h.refused[why], why)
 	}
-	if refused*20 > plans {
+	if worlds > 1 && refused*20 > plans {
 		h.t.Errorf("%d of %d plans were refused, which is too many to prove anything", refused, plans)
 	}
 }
