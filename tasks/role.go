@@ -359,7 +359,7 @@ func (t *Role) drop(x *script, found *catalog.Role) error {
 	}
 	slices.Sort(in)
 	for _, db := range in {
-		if err := revoke(x, db, passedOn(x.catalogs, db, name), name, ^catalog.Privileges(0)); err != nil {
+		if err := t.revokePassedOn(x, db); err != nil {
 			return err
 		}
 		if t.ReassignTo.Value != "" && len(owns) > 0 {
@@ -393,6 +393,27 @@ func everything(c *catalog.Cluster, database string) []catalog.Object {
 		}
 	}
 	return withColumns(c, database, list)
+}
+
+// revokePassedOn takes away what passedOn finds, in the name of who granted it.
+func (t *Role) revokePassedOn(x *script, database string) error {
+	name := t.Role.Value
+	var problems []error
+	for _, o := range passedOn(x.catalogs, database, name) {
+		acl, _ := x.catalogs.Effective(database, o)
+		owner, _ := x.catalogs.Owner(database, o)
+		for _, item := range acl {
+			if item.Grantee != name || item.Grantor == owner {
+				continue
+			}
+			if why := irrevocable(x.catalogs, withColumnItems(x.catalogs, database, o, acl), item, item.Privileges, owner); why != "" {
+				problems = append(problems, problemAt(t.Role.Pos(), "%s of %s on %s cannot be revoked: %s", item.Privileges, name, o, why))
+				continue
+			}
+			x.do(database, catalog.Revoke{On: []catalog.Object{o}, From: name, Privileges: item.Privileges, Grantor: item.Grantor})
+		}
+	}
+	return errors.Join(problems...)
 }
 
 // passedOn returns the objects of a database on which a role has privileges that
