@@ -215,6 +215,10 @@ func (t *Grant) exactly(in inventory.Instance, s *State, x *script, objects []ca
 		owner, _ := x.catalogs.Owner(t.place(), o)
 		for _, item := range acl {
 			surplus := item.Grantable &^ grantable[o]
+			own := item.Grantor == role // which hangs on the option
+			if own {
+				surplus = item.Privileges &^ grantable[o]
+			}
 			if item.Grantee != role || surplus == 0 {
 				continue
 			}
@@ -226,11 +230,12 @@ func (t *Grant) exactly(in inventory.Instance, s *State, x *script, objects []ca
 			if grantor == owner {
 				grantor = ""
 			}
-			due.add(o, surplus, grantor, true)
+			due.add(o, surplus, grantor, !own)
 		}
 	}
+	due.ownFirst(role)
 	for _, b := range due {
-		x.do(t.place(), catalog.Revoke{On: b.objects, From: role, Privileges: b.privileges, OptionOnly: true, Grantor: b.grantor})
+		x.do(t.place(), catalog.Revoke{On: b.objects, From: role, Privileges: b.privileges, OptionOnly: b.optionOnly, Grantor: b.grantor})
 	}
 	return errors.Join(problems...)
 }

@@ -40,6 +40,18 @@ func alike(a, b catalog.Object) bool {
 	return a.Kind == b.Kind && (a.Kind != catalog.Column || a.Schema == b.Schema && a.Name == b.Name)
 }
 
+// ownFirst puts what a role with the grant option gave itself before the rest:
+// the server takes the option only once there is no such.
+func (b batches) ownFirst(role string) {
+	rank := func(x batch) int {
+		if x.grantor == role {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(b, func(x, y batch) int { return rank(x) - rank(y) })
+}
+
 // grant gives a role privileges on objects, where it lacks them.
 func grant(x *script, database string, objects []catalog.Object, to string, privileges func(catalog.Object) catalog.Privileges, grantable bool) {
 	var due batches
@@ -86,6 +98,7 @@ func revokeEach(x *script, database string, objects []catalog.Object, from strin
 	if len(problems) > 0 {
 		return fmt.Errorf("%s", strings.Join(problems, "\n"))
 	}
+	due.ownFirst(from)
 	for _, b := range due {
 		x.do(database, catalog.Revoke{On: b.objects, From: from, Privileges: b.privileges, Grantor: b.grantor})
 	}
