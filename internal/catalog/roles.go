@@ -142,7 +142,7 @@ func (s DropRole) Apply(c *Cluster, _ string) {
 // is computed while the statement is sent, or none.
 type SetPassword struct {
 	Role   string
-	Secret secrets.Ref
+	Secret secrets.Ref `json:",omitzero"` // the zero Ref has no text
 	None   bool
 }
 
