@@ -100,20 +100,22 @@ func (t *AuditLogging) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	return out, nil
 }
 
-// Finish proves the log once the whole list has been carried out.
-func (t *AuditLogging) Finish(_ inventory.Instance, s *State) (Outcome, error) {
+// Finish finishes the settings, and then proves the log.
+func (t *AuditLogging) Finish(in inventory.Instance, s *State) (Outcome, error) {
+	out, err := t.Settings.Finish(in, s)
 	switch {
-	case t.State == "absent" || t.Prove != nil && !*t.Prove:
-		return Outcome{}, nil
+	case err != nil || t.State == "absent" || t.Prove != nil && !*t.Prove:
 	case s.Server() == nil && !s.restarted:
-		return Outcome{Unknown: []string{"whether the audit log works: the server does not answer"}}, nil
+		out.Unknown = append(out.Unknown, "whether the audit log works: the server does not answer")
 	case s.Server() != nil && !s.preloaded("pgaudit"):
-		return Outcome{Unknown: []string{"whether the audit log works: it is proven once a restart has loaded pgaudit"}}, nil
+		out.Unknown = append(out.Unknown, "whether the audit log works: it is proven once a restart has loaded pgaudit")
+	default:
+		out.Changes = append(out.Changes, Change{
+			Key: "verify:" + t.Name, Intent: "write an audit record, and find it where log_destination says",
+			Action: ProveLog{Server: s.serverOf(), Timeout: orTimeout(t.Timeout, 10*time.Second)},
+		})
 	}
-	return Outcome{Changes: []Change{{
-		Key: "verify:" + t.Name, Intent: "write an audit record, and find it where log_destination says",
-		Action: ProveLog{Server: s.serverOf(), Timeout: orTimeout(t.Timeout, 10*time.Second)},
-	}}}, nil
+	return out, err
 }
 
 // narrowed says which classes of statements are not audited in sessions that

@@ -215,10 +215,6 @@ func (b *Bound) skipped(s *State) (bool, error) {
 	return b.Limit.Match(b.Instance, of) == inventory.No, nil
 }
 
-// wrap says which task an error is about. An error with a position in
-// fleet.toml says where as well.
-func (b *Bound) wrap(err error) error { return &TaskError{Task: b.Name, Err: err} }
-
 // A TaskError is why a task cannot be planned or carried out.
 type TaskError struct {
 	Task string
@@ -237,6 +233,28 @@ func (e *TaskError) Error() string {
 
 // Unwrap returns the reason.
 func (e *TaskError) Unwrap() error { return e.Err }
+
+// taskErrors collects why tasks cannot be planned. What stands in the way of
+// several of them is said once.
+type taskErrors []*TaskError
+
+func (e *taskErrors) add(b *Bound, err error) {
+	for _, earlier := range *e {
+		if earlier.Err.Error() == err.Error() {
+			earlier.Task += ", " + b.Name
+			return
+		}
+	}
+	*e = append(*e, &TaskError{Task: b.Name, Err: err})
+}
+
+func (e taskErrors) join() error {
+	var list []error
+	for _, x := range e {
+		list = append(list, x)
+	}
+	return errors.Join(list...)
+}
 
 // asErrors turns an error into positioned ones; one that has no position of its
 // own is at pos.

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -106,14 +107,17 @@ func revokeEach(x *script, database string, objects []catalog.Object, from strin
 }
 
 // withColumnItems returns what was granted on an object and, where it is a table,
-// on its columns: who may pass on a table's privilege may do so for a column.
+// on its columns: who may pass on a table's privilege may do so for a column. The
+// server would take the table's away and leave the column's, whose grantor then
+// has no grant option left, so that nobody's REVOKE reaches it any more.
 func withColumnItems(c *catalog.Cluster, database string, o catalog.Object, acl catalog.ACL) catalog.ACL {
 	if o.Kind != catalog.Table {
 		return acl
 	}
 	all := slices.Clone(acl)
-	for _, items := range c.Contents[database].Relations[catalog.Name{Schema: o.Schema, Name: o.Name}].ColumnACL {
-		all = append(all, items...)
+	columns := c.Contents[database].Relations[catalog.Name{Schema: o.Schema, Name: o.Name}].ColumnACL
+	for _, name := range slices.Sorted(maps.Keys(columns)) {
+		all = append(all, columns[name]...)
 	}
 	return all
 }

@@ -302,8 +302,7 @@ func (t *Settings) wanted(in inventory.Instance, s *State, fragment string, out 
 	return entries, errors.Join(problems...)
 }
 
-// special checks what pg_settings cannot tell, and warns of what wins in some
-// sessions.
+// special checks what pg_settings cannot tell.
 func (t *Settings) special(in inventory.Instance, s *State, p parameter, value string, out *Outcome, refuse func(inventory.Position, string, ...any)) {
 	switch strings.ToLower(p.name) {
 	case "shared_preload_libraries":
@@ -336,25 +335,6 @@ func (t *Settings) special(in inventory.Instance, s *State, p parameter, value s
 		if err == nil && c.Known && !c.Valid {
 			refuse(p.node.Pos, "ssl_ciphers: OpenSSL knows no cipher by %q; such as ECDHE+AESGCM:ECDHE+CHACHA20", p.value)
 		}
-	}
-	for _, o := range s.Server().Overrides {
-		if !strings.EqualFold(o.Name, p.name) || strings.EqualFold(o.Value, value) {
-			continue
-		}
-		who := "database " + o.Database
-		switch {
-		case o.Role == "" && o.Database == "":
-			who = "all roles"
-		case o.Role != "" && o.Database != "":
-			who = "role " + o.Role + " in database " + o.Database
-		case o.Role != "":
-			who = "role " + o.Role
-		}
-		warning := fmt.Sprintf("%s is %s in sessions of %s, by ALTER ROLE or ALTER DATABASE, not %s", p.name, shown(o.Value), who, shown(value))
-		if lost := narrowed(value, o.Value); strings.EqualFold(p.name, "pgaudit.log") && lost != "" {
-			warning += "; it takes the place of the global value, so these are not audited there: " + lost
-		}
-		out.Warnings = append(out.Warnings, warning)
 	}
 }
 

@@ -136,7 +136,8 @@ func needRole(c *catalog.Cluster, name string, pos inventory.Position) error {
 		name, inventory.DidYouMean(name, slices.Sorted(maps.Keys(c.Roles))))}
 }
 
-// needDatabase returns a database's contents, or an error at pos.
+// needDatabase returns a database's contents. That there is none of that name is
+// a mistake at pos; that it cannot be read is the server's.
 func needDatabase(c *catalog.Cluster, s *State, name string, pos inventory.Position) (*catalog.Contents, error) {
 	if held := c.Contents[name]; held != nil {
 		return held, nil
@@ -145,7 +146,10 @@ func needDatabase(c *catalog.Cluster, s *State, name string, pos inventory.Posit
 	if err == nil {
 		err = &noDatabaseError{name, slices.Sorted(maps.Keys(c.Databases))}
 	}
-	return nil, inventory.Error{Pos: pos, Msg: err.Error()}
+	if missing, ok := errors.AsType[*noDatabaseError](err); ok {
+		return nil, inventory.Error{Pos: pos, Msg: missing.Error()}
+	}
+	return nil, err
 }
 
 // grantee reads the name of who is granted something: "" is PUBLIC, which is a

@@ -1,7 +1,6 @@
 package tasks
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,7 +63,7 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 		return nil, fmt.Errorf("the server on port %d is PostgreSQL %d, and fleet.toml says %d: give the host postgres.version = %d, or the right port",
 			in.Port, srv.Version.Major(), in.Version, srv.Version.Major())
 	}
-	var problems []error
+	var problems taskErrors
 	var finishing []*Bound
 	if c := leftovers(s); c != nil {
 		p.add(&Bound{Name: "Tidying up", Instance: in, Selected: true}, *c)
@@ -75,7 +74,7 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 		}
 		skip, err := b.skipped(p.state)
 		if err != nil {
-			problems = append(problems, b.wrap(err))
+			problems.add(b, err)
 			continue
 		}
 		if skip {
@@ -90,7 +89,7 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 		}
 		out, err := b.Task.Plan(in, p.state)
 		if err != nil {
-			problems = append(problems, b.wrap(err))
+			problems.add(b, err)
 			continue
 		}
 		p.take(b, out)
@@ -102,13 +101,13 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 	for _, b := range finishing {
 		out, err := b.Task.(finisher).Finish(in, p.state)
 		if err != nil {
-			problems = append(problems, b.wrap(err))
+			problems.add(b, err)
 			continue
 		}
 		p.take(b, out)
 	}
 	if len(problems) > 0 {
-		return nil, errors.Join(problems...)
+		return nil, problems.join()
 	}
 	for _, w := range p.state.restartOwed() {
 		p.plan.Warnings = append(p.plan.Warnings, Note{"", w + "; only a restart applies it, and a task of kind \"service\" is what restarts the server"})

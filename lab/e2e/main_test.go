@@ -182,20 +182,46 @@ func sql(t *testing.T, host, query string) string {
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// fresh makes a host as it was at its first boot as far as PostgreSQL's
-// configuration goes, so that tests do not depend on each other's order.
+// fresh makes a host as it was at its first boot as far as PostgreSQL goes: its
+// configuration, its databases and its roles. So tests do not depend on each
+// other's order. A standby has what its primary has.
 func fresh(t *testing.T, hosts ...string) {
 	t.Helper()
 	for _, h := range hosts {
 		v := fleet.lab.Host(h).Postgres
 		look(t, h, fmt.Sprintf(`set -e
-c=/etc/postgresql/%[1]d/main
-if [ ! -d /root/etc-postgresql ]; then cp -a /etc/postgresql /root/etc-postgresql; exit 0; fi
+cd /
+d=/var/lib/postgresql/%[1]d/main
+p() { runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 "$@"; }
+if [ ! -d /root/etc-postgresql ]; then
+	cp -a /etc/postgresql /root/etc-postgresql
+	cp -a $d/postgresql.auto.conf /root # a standby's says whom it follows
+	p -c "SELECT quote_literal(rolname) FROM pg_roles WHERE rolname !~ '^pg_'" | paste -sd, >/root/roles
+	exit 0
+fi
 rm -rf /etc/postgresql/*; cp -a /root/etc-postgresql/. /etc/postgresql/
 rm -f /var/lib/pgfleet/*
-d=/var/lib/postgresql/%[1]d/main; runuser -u postgres -- sh -c ": >$d/postgresql.auto.conf"
+cp -a /root/postgresql.auto.conf $d/
 systemctl restart postgresql@%[1]d-main
 for i in $(seq 100); do runuser -u postgres -- pg_isready -q && break; sleep 0.1; done
+[ "$(p -c 'SELECT pg_is_in_recovery()')" = f ] || exit 0
+roles="rolname !~ '^pg_' AND rolname NOT IN ($(cat /root/roles))"
+p <<END
+ALTER ROLE postgres PASSWORD NULL;
+ALTER ROLE postgres RESET ALL;
+ALTER ROLE ALL RESET ALL;
+SELECT format('ALTER DATABASE %%I IS_TEMPLATE false', datname) FROM pg_database WHERE datistemplate AND datname !~ '^template[01]\$' \gexec
+SELECT format('DROP DATABASE %%I WITH (FORCE)', datname) FROM pg_database WHERE datname !~ '^(template[01]|postgres)\$' \gexec
+END
+# pgaudit first: its event triggers would want its library for what comes after.
+for db in template1 postgres; do p -d $db <<END
+SET client_min_messages = warning;
+SELECT format('DROP EXTENSION %%I CASCADE', extname) FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY extname <> 'pgaudit' \gexec
+SELECT 'GRANT CREATE ON SCHEMA public TO PUBLIC' WHERE current_setting('server_version_num')::int < 150000 \gexec
+SELECT format('DROP OWNED BY %%I CASCADE', rolname) FROM pg_roles WHERE $roles \gexec
+END
+done
+p -c "SELECT format('DROP ROLE %%I;', rolname) FROM pg_roles WHERE $roles" | p
 `, v))
 	}
 }
