@@ -84,7 +84,7 @@ func (t *AuditLogging) Plan(in inventory.Instance, s *State) (Outcome, error) {
 		s = s.Foresee(c)
 	}
 	s = t.declared(s)
-	rows := postgres.NewCatalog(s.version(), s.settings())
+	rows := s.Catalog()
 	for _, risk := range []struct{ name, harmless, what string }{
 		{"log_statement", "none", "statements as they are, passwords of ALTER ROLE among them"},
 		{"log_min_duration_statement", "-1", "slow statements as they are, passwords among them"},

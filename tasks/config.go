@@ -140,7 +140,7 @@ type configuration struct {
 	problems []error
 	missing  []facts.Read // files and folders that are named and were not read
 	files    []string     // those that were read
-	catalog  map[string]postgres.Setting
+	catalog  *postgres.Catalog
 	version  postgres.Version
 }
 
@@ -183,14 +183,14 @@ func (s *State) configuration() configuration {
 func (c configuration) value(name string) string {
 	name = postgres.CanonicalName(name, c.version)
 	if e, ok := c.settings[name]; ok {
-		if x, ok := c.catalog[name]; ok {
+		if x, ok := c.catalog.Lookup(name); ok {
 			if v, err := x.Normalize(e.Value); err == nil {
 				return v
 			}
 		}
 		return e.Value
 	}
-	if x, ok := c.catalog[name]; ok {
+	if x, ok := c.catalog.Lookup(name); ok {
 		if fromElsewhere(x.Source) {
 			return x.Setting
 		}
@@ -223,7 +223,7 @@ func (s *State) Running(name string) (string, bool) {
 	if v, ok := s.running[name]; ok {
 		return v, true
 	}
-	x, ok := s.Catalog()[name]
+	x, ok := s.Catalog().Lookup(name)
 	if !ok || ofSession(x.Source) {
 		return "", false
 	}
@@ -244,7 +244,7 @@ type pending struct {
 func (s *State) pending() []pending {
 	c := s.configuration()
 	var list []pending
-	for name, x := range c.catalog {
+	for name, x := range c.catalog.All() {
 		if x.Context == "internal" || name == "config_file" || name == "data_directory" || name == "hba_file" || name == "ident_file" {
 			continue
 		}
@@ -292,7 +292,7 @@ func (s *State) after(restart bool) map[string]string {
 		// loaded, are what the files say.
 		for name, e := range s.configuration().settings {
 			if _, ok := m[name]; !ok {
-				if _, known := s.Catalog()[name]; !known {
+				if _, known := s.Catalog().Lookup(name); !known {
 					m[name] = e.Value
 				}
 			}

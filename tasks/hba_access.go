@@ -184,7 +184,7 @@ func (s *State) hbaDue() bool {
 
 // ranWith returns the value that the server ran with before any change.
 func (s *State) ranWith(name string) (string, bool) {
-	x, ok := s.Catalog()[postgres.CanonicalName(name, s.version())]
+	x, ok := s.Catalog().Lookup(name)
 	if !ok || ofSession(x.Source) {
 		return "", false
 	}

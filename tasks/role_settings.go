@@ -49,7 +49,7 @@ func (t *Role) settings(s *State, x *script) error {
 // in a database, what is declared. Scope has no name and no value.
 func setParameters(s *State, x *script, scope catalog.Setting, wanted parameters) error {
 	var problems []error
-	rows := postgres.NewCatalog(s.version(), s.settings())
+	rows := s.Catalog()
 	for _, p := range wanted {
 		if err := settable(s, rows, p); err != nil {
 			problems = append(problems, err)

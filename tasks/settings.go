@@ -245,7 +245,7 @@ func (t *Settings) notLoaded(s *State, found facts.FileInfo) []string {
 // wanted checks every parameter against the server and returns the lines of the
 // fragment.
 func (t *Settings) wanted(in inventory.Instance, s *State, fragment string, out *Outcome) ([]postgres.ConfValue, error) {
-	catalog := postgres.NewCatalog(s.version(), s.settings())
+	catalog := s.Catalog()
 	if s.Server() == nil {
 		out.Unknown = append(out.Unknown, "the server cannot be asked ("+s.ServerProblem()+"), so names and values are checked only as it starts")
 	}
@@ -345,14 +345,6 @@ func (s *State) version() postgres.Version {
 		return srv.Version
 	}
 	return majorVersion(s.instance)
-}
-
-// settings returns the server's pg_settings, empty where it cannot be asked.
-func (s *State) settings() []postgres.Setting {
-	if srv := s.Server(); srv != nil {
-		return srv.Settings
-	}
-	return nil
 }
 
 // An overlay is the configuration with the fragment's names in their place, so

@@ -24,7 +24,7 @@ func (t *Settings) resetAuto(s *State) ([]Change, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be read: %w", found.Path, err)
 	}
-	rows := postgres.NewCatalog(s.version(), s.settings())
+	rows := s.Catalog()
 	own := false
 	var gone []int // lines
 	var what []string

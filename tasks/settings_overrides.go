@@ -19,7 +19,7 @@ func (t *Settings) Finish(_ inventory.Instance, s *State) (Outcome, error) {
 	if t.State == "absent" || s.Server() == nil {
 		return out, nil
 	}
-	rows := postgres.NewCatalog(s.version(), s.settings())
+	rows := s.Catalog()
 	var resets []placed
 	for _, o := range s.overrides() {
 		at := slices.IndexFunc(t.Settings, func(p parameter) bool {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/catalog"
@@ -23,7 +22,7 @@ type State struct {
 	answers  map[facts.Read]facts.Answer
 	reveal   Reveal
 	server   *facts.Server // nil where it was not reached
-	catalog  map[string]postgres.Setting
+	catalog  *postgres.Catalog
 
 	// What the foreseen changes did. Maps are copied on write.
 	files     map[string]facts.FileInfo
@@ -53,13 +52,10 @@ func NewState(in inventory.Instance, answers map[facts.Read]facts.Answer, reveal
 	if reveal == nil {
 		reveal = func(secrets.Ref) (secrets.Secret, bool) { return secrets.Secret{}, false }
 	}
-	s := &State{instance: in, answers: answers, reveal: reveal}
+	s := &State{instance: in, answers: answers, reveal: reveal, catalog: postgres.NewCatalog(majorVersion(in), nil)}
 	if srv, err := ask[facts.Server](s, ServerRead(in)); err == nil && srv.Reached {
 		s.server = &srv
-		s.catalog = make(map[string]postgres.Setting, len(srv.Settings))
-		for _, x := range srv.Settings {
-			s.catalog[strings.ToLower(x.Name)] = x
-		}
+		s.catalog = postgres.NewCatalog(srv.Version, srv.Settings)
 	}
 	s.readCatalogs()
 	return s
@@ -209,10 +205,9 @@ func (s *State) Role() string {
 	}
 }
 
-// Catalog returns the settings that the server knows, by their names in lower
-// case, since files may write them in any; nil where it could not be asked. The
-// map is shared and is not to be changed.
-func (s *State) Catalog() map[string]postgres.Setting { return s.catalog }
+// Catalog returns the parameters that the server knows; none where it could not
+// be asked.
+func (s *State) Catalog() *postgres.Catalog { return s.catalog }
 
 // Secret returns the value of a secret that was read before planning.
 func (s *State) Secret(ref secrets.Ref) (secrets.Secret, bool) { return s.reveal(ref) }

@@ -87,26 +87,24 @@ func (x *clusterReader) statements(major int) []statement {
 			columns: 2, read: x.identity},
 		{sql: `SELECT rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, rolconnlimit,
 			CASE WHEN pg_catalog.isfinite(rolvaliduntil) THEN extract(epoch FROM rolvaliduntil)::pg_catalog.text ELSE rolvaliduntil::pg_catalog.text END,
-			rolpassword, pg_catalog.shobj_description(oid, 'pg_authid') FROM pg_catalog.pg_authid`,
+			rolpassword, c.description
+			FROM pg_catalog.pg_authid LEFT JOIN pg_catalog.pg_shdescription c ON c.objoid = oid AND c.classoid = 'pg_catalog.pg_authid'::pg_catalog.regclass`,
 			columns: 12, read: x.role},
-		{sql: `SELECT r.rolname, u.rolname, g.rolname, m.admin_option, ` + options + ` FROM pg_catalog.pg_auth_members m
-			JOIN pg_catalog.pg_authid r ON r.oid = m.roleid JOIN pg_catalog.pg_authid u ON u.oid = m.member
-			LEFT JOIN pg_catalog.pg_authid g ON g.oid = m.grantor ORDER BY 1, 2, 3`,
+		{sql: `SELECT pg_catalog.pg_get_userbyid(m.roleid), pg_catalog.pg_get_userbyid(m.member), pg_catalog.pg_get_userbyid(m.grantor), m.admin_option, ` + options + `
+			FROM pg_catalog.pg_auth_members m ORDER BY 1, 2, 3`,
 			columns: 6, read: x.member},
-		x.acls.statement(`SELECT datacl FROM pg_catalog.pg_database`),
-		{sql: `SELECT d.datname, o.rolname, pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, ` + locale + `,
-			d.datistemplate, d.datallowconn, d.datconnlimit, t.spcname, d.datacl, pg_catalog.shobj_description(d.oid, 'pg_database')
-			FROM pg_catalog.pg_database d LEFT JOIN pg_catalog.pg_authid o ON o.oid = d.datdba
+		{sql: `SELECT d.datname, pg_catalog.pg_get_userbyid(d.datdba), pg_catalog.pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, ` + locale + `,
+			d.datistemplate, d.datallowconn, d.datconnlimit, t.spcname, pg_catalog.array_to_json(d.datacl), c.description
+			FROM pg_catalog.pg_database d LEFT JOIN pg_catalog.pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_catalog.pg_database'::pg_catalog.regclass
 			LEFT JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace`,
 			columns: 13, read: x.database},
-		{sql: `SELECT r.rolname, d.datname, c FROM pg_catalog.pg_db_role_setting s
-			LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_catalog.pg_authid r ON r.oid = s.setrole,
-			pg_catalog.unnest(s.setconfig) c
-			WHERE (s.setrole = 0 OR r.oid IS NOT NULL) AND (s.setdatabase = 0 OR d.oid IS NOT NULL) ORDER BY 1, 2, 3`,
+		{sql: `SELECT CASE s.setrole WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(s.setrole) END, d.datname, c FROM pg_catalog.pg_db_role_setting s
+			LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase, pg_catalog.unnest(s.setconfig) c
+			WHERE s.setdatabase = 0 OR d.oid IS NOT NULL ORDER BY 1, 2, 3`,
 			columns: 3, read: x.setting},
 		// deptype is 'o' of an owner, 'a' of an ACL, 'r' of a policy, 'i' of initial privileges.
-		{sql: `SELECT r.rolname, d.datname, s.deptype = 'o', pg_catalog.count(DISTINCT (s.classid, s.objid)) FROM pg_catalog.pg_shdepend s
-			JOIN pg_catalog.pg_authid r ON r.oid = s.refobjid LEFT JOIN pg_catalog.pg_database d ON d.oid = s.dbid
+		{sql: `SELECT pg_catalog.pg_get_userbyid(s.refobjid), d.datname, s.deptype = 'o', pg_catalog.count(DISTINCT (s.classid, s.objid)) FROM pg_catalog.pg_shdepend s
+			LEFT JOIN pg_catalog.pg_database d ON d.oid = s.dbid
 			WHERE s.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND s.deptype IN ('o', 'a', 'r', 'i') AND (s.dbid = 0 OR d.oid IS NOT NULL)
 			GROUP BY 1, 2, 3 ORDER BY 1, 2, 3`,
 			columns: 4, read: x.dependency},

@@ -23,72 +23,65 @@ func askContents(r facts.Contents) *question {
 
 // A contentsReader fills in a Contents.
 type contentsReader struct {
-	c       *catalog.Contents
-	acls    acls
-	byOID   map[string]*catalog.Relation
-	schemas map[string]string // name by OID
+	c     *catalog.Contents
+	acls  acls
+	byOID map[string]*catalog.Relation
+	// Names by OID: of schemas, of extensions, and of the extension that a
+	// relation or a function belongs to.
+	schemas, extensions, members map[string]string
 }
 
 func newContentsReader() *contentsReader {
-	return &contentsReader{acls: acls{}, byOID: map[string]*catalog.Relation{}, schemas: map[string]string{}, c: &catalog.Contents{
+	return &contentsReader{acls: acls{}, byOID: map[string]*catalog.Relation{}, schemas: map[string]string{}, extensions: map[string]string{}, members: map[string]string{}, c: &catalog.Contents{
 		Schemas: map[string]*catalog.Schema{}, Relations: map[catalog.Name]*catalog.Relation{}, Functions: map[catalog.Signature]*catalog.Function{},
 		Extensions: map[string]*catalog.Extension{},
 	}}
 }
 
-// statements returns what to ask. Everything is joined to the schemas that are
-// not the system's, which are few, and refers to relations by OID.
+// statements returns what to ask. Small tables are read by themselves and put
+// together here: what a new session does for the first time, such as planning a
+// join of system tables, costs the server more than the rows. Objects refer to
+// each other by OID; what is not the system's has one from 16384 on
+// (FirstNormalObjectId), and what lies in a schema of the system's all the same,
+// such as a temporary table, is left out by x.schemas.
 func (x *contentsReader) statements() []statement {
-	const (
-		schemas = `(SELECT oid, nspname, nspowner, nspacl FROM pg_catalog.pg_namespace
-			WHERE nspname NOT IN ('pg_catalog', 'information_schema') AND nspname !~ '^pg_(toast|temp_|toast_temp_)')`
-		relations = `(SELECT c.* FROM pg_catalog.pg_class c JOIN ` + schemas + ` n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S'))`
-		routines  = `(SELECT p.* FROM pg_catalog.pg_proc p JOIN ` + schemas + ` n ON n.oid = p.pronamespace)`
-	)
-	// member is the extension that an object of a catalog belongs to.
-	member := func(class, object string) string {
-		return `LEFT JOIN (SELECT d.objid, e.extname FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
-			WHERE d.classid = 'pg_catalog.` + class + `'::pg_catalog.regclass AND d.objsubid = 0
-			AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e') x ON x.objid = ` + object
-	}
+	const own = "oid >= 16384"
 	return []statement{
-		x.acls.statement(`SELECT nspacl FROM ` + schemas + ` n UNION ALL SELECT relacl FROM ` + relations + ` c UNION ALL SELECT proacl FROM ` + routines + ` p
-			UNION ALL SELECT defaclacl FROM pg_catalog.pg_default_acl
-			UNION ALL SELECT attacl FROM pg_catalog.pg_attribute WHERE attacl IS NOT NULL`),
-		{sql: `SELECT n.oid, n.nspname, o.rolname, n.nspacl, pg_catalog.obj_description(n.oid, 'pg_namespace')
-			FROM ` + schemas + ` n LEFT JOIN pg_catalog.pg_authid o ON o.oid = n.nspowner`,
+		{sql: `SELECT n.oid, n.nspname, pg_catalog.pg_get_userbyid(n.nspowner), pg_catalog.array_to_json(n.nspacl), c.description
+			FROM pg_catalog.pg_namespace n LEFT JOIN pg_catalog.pg_description c ON c.objoid = n.oid AND c.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass
+			WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp_|toast_temp_)'`,
 			columns: 5, read: x.schema},
-		{sql: `SELECT c.oid, c.relnamespace, c.relname, c.relkind, o.rolname, c.relacl, c.relrowsecurity, c.relforcerowsecurity, x.extname
-			FROM ` + relations + ` c LEFT JOIN pg_catalog.pg_authid o ON o.oid = c.relowner ` + member("pg_class", "c.oid"),
-			columns: 9, read: x.relation},
-		{sql: `SELECT c.oid, pg_catalog.array_to_json(pg_catalog.array_agg(a.attname ORDER BY a.attnum))
-			FROM ` + relations + ` c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
-			WHERE c.relkind <> 'S' AND a.attnum > 0 AND NOT a.attisdropped GROUP BY c.oid`,
+		{sql: `SELECT e.oid, e.extname, e.extversion, n.nspname, e.extrelocatable, pg_catalog.pg_get_userbyid(e.extowner) FROM pg_catalog.pg_extension e
+			LEFT JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace`,
+			columns: 6, read: x.extension},
+		{sql: `SELECT objid, refobjid FROM pg_catalog.pg_depend WHERE refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND deptype = 'e'
+			AND classid IN ('pg_catalog.pg_class'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass) AND objsubid = 0`,
+			columns: 2, read: x.member},
+		{sql: `SELECT oid, relnamespace, relname, relkind, pg_catalog.pg_get_userbyid(relowner), pg_catalog.array_to_json(relacl), relrowsecurity, relforcerowsecurity
+			FROM pg_catalog.pg_class WHERE ` + own + ` AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')`,
+			columns: 8, read: x.relation},
+		{sql: `SELECT attrelid, pg_catalog.array_to_json(pg_catalog.array_agg(attname ORDER BY attnum))
+			FROM pg_catalog.pg_attribute WHERE attrelid >= 16384 AND attnum > 0 AND NOT attisdropped GROUP BY attrelid`,
 			columns: 2, read: x.columns},
-		{sql: `SELECT a.attrelid, a.attname, a.attacl FROM pg_catalog.pg_attribute a JOIN ` + relations + ` c ON c.oid = a.attrelid
-			WHERE a.attacl IS NOT NULL AND NOT a.attisdropped`,
+		{sql: `SELECT attrelid, attname, pg_catalog.array_to_json(attacl) FROM pg_catalog.pg_attribute WHERE attrelid >= 16384 AND attacl IS NOT NULL AND NOT attisdropped`,
 			columns: 3, read: x.columnACL},
 		// 'a' is of a serial column or OWNED BY, 'i' of an identity column.
-		{sql: `SELECT d.objid, d.refobjid FROM pg_catalog.pg_depend d JOIN ` + relations + ` c ON c.oid = d.objid
-			WHERE c.relkind = 'S' AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objsubid = 0
-			AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')`,
+		{sql: `SELECT objid, refobjid FROM pg_catalog.pg_depend WHERE objid IN (SELECT seqrelid FROM pg_catalog.pg_sequence)
+			AND classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND objsubid = 0
+			AND refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND refobjsubid > 0 AND deptype IN ('a', 'i')`,
 			columns: 2, read: x.partOf},
-		{sql: `SELECT l.polrelid, l.polname, l.polpermissive, l.polcmd,
-			pg_catalog.array_to_json(ARRAY(SELECT CASE u WHEN 0 THEN '' ELSE coalesce(r.rolname, u::pg_catalog.text) END
-				FROM pg_catalog.unnest(l.polroles) u LEFT JOIN pg_catalog.pg_authid r ON r.oid = u)),
-			pg_catalog.pg_get_expr(l.polqual, l.polrelid), pg_catalog.pg_get_expr(l.polwithcheck, l.polrelid)
-			FROM pg_catalog.pg_policy l JOIN ` + relations + ` c ON c.oid = l.polrelid`,
+		{sql: `SELECT polrelid, polname, polpermissive, polcmd,
+			pg_catalog.array_to_json(ARRAY(SELECT CASE u WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(u) END FROM pg_catalog.unnest(polroles) u)),
+			pg_catalog.pg_get_expr(polqual, polrelid), pg_catalog.pg_get_expr(polwithcheck, polrelid)
+			FROM pg_catalog.pg_policy`,
 			columns: 7, read: x.policy},
-		{sql: `SELECT p.pronamespace, p.proname,
-			(SELECT pg_catalog.string_agg(pg_catalog.format_type(t.t, NULL), ', ' ORDER BY t.n) FROM pg_catalog.unnest(p.proargtypes) WITH ORDINALITY t(t, n)),
-			p.prokind, o.rolname, p.proacl, x.extname
-			FROM ` + routines + ` p LEFT JOIN pg_catalog.pg_authid o ON o.oid = p.proowner ` + member("pg_proc", "p.oid"),
+		{sql: `SELECT oid, pronamespace, proname,
+			(SELECT pg_catalog.string_agg(pg_catalog.format_type(t.t, NULL), ', ' ORDER BY t.n) FROM pg_catalog.unnest(proargtypes) WITH ORDINALITY t(t, n)),
+			prokind, pg_catalog.pg_get_userbyid(proowner), pg_catalog.array_to_json(proacl)
+			FROM pg_catalog.pg_proc WHERE ` + own,
 			columns: 7, read: x.function},
-		{sql: `SELECT e.extname, e.extversion, n.nspname, e.extrelocatable, o.rolname FROM pg_catalog.pg_extension e
-			LEFT JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace LEFT JOIN pg_catalog.pg_authid o ON o.oid = e.extowner`,
-			columns: 5, read: x.extension},
-		{sql: `SELECT o.rolname, n.nspname, d.defaclobjtype, d.defaclacl FROM pg_catalog.pg_default_acl d
-			JOIN pg_catalog.pg_authid o ON o.oid = d.defaclrole LEFT JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace ORDER BY 1, 2, 3`,
+		{sql: `SELECT pg_catalog.pg_get_userbyid(d.defaclrole), n.nspname, d.defaclobjtype, pg_catalog.array_to_json(d.defaclacl) FROM pg_catalog.pg_default_acl d
+			LEFT JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace ORDER BY 1, 2, 3`,
 			columns: 4, read: x.defaults},
 	}
 }
@@ -101,10 +94,14 @@ func (x *contentsReader) schema(r row) error {
 }
 
 func (x *contentsReader) relation(r row) error {
+	schema, ok := x.schemas[r.text(1)]
+	if !ok {
+		return nil
+	}
 	acl, err := x.acls.of(r[5])
 	relation := catalog.Relation{
-		Name: catalog.Name{Schema: x.schemas[r.text(1)], Name: r.text(2)}, Kind: r[3][0], Owner: r.text(4), ACL: acl,
-		RLS: r.bool(6), Force: r.bool(7), Extension: r.text(8),
+		Name: catalog.Name{Schema: schema, Name: r.text(2)}, Kind: r[3][0], Owner: r.text(4), ACL: acl,
+		RLS: r.bool(6), Force: r.bool(7), Extension: x.members[r.text(0)],
 	}
 	x.byOID[r.text(0)], x.c.Relations[relation.Name] = &relation, &relation
 	return err
@@ -120,8 +117,12 @@ func (x *contentsReader) of(oid []byte) *catalog.Relation {
 }
 
 func (x *contentsReader) columns(r row) error {
+	relation := x.of(r[0])
+	if relation.Kind == 'S' {
+		return nil // they are the server's own
+	}
 	var err error
-	x.of(r[0]).Columns, err = r.list(1)
+	relation.Columns, err = r.list(1)
 	return err
 }
 
@@ -165,17 +166,27 @@ func (x *contentsReader) policy(r row) error {
 }
 
 func (x *contentsReader) function(r row) error {
-	acl, err := x.acls.of(r[5])
+	schema, ok := x.schemas[r.text(1)]
+	if !ok {
+		return nil
+	}
+	acl, err := x.acls.of(r[6])
 	f := catalog.Function{
-		Signature: catalog.Signature{Schema: x.schemas[r.text(0)], Name: r.text(1), Args: r.text(2)},
-		Kind:      r[3][0], Owner: r.text(4), ACL: acl, Extension: r.text(6),
+		Signature: catalog.Signature{Schema: schema, Name: r.text(2), Args: r.text(3)},
+		Kind:      r[4][0], Owner: r.text(5), ACL: acl, Extension: x.members[r.text(0)],
 	}
 	x.c.Functions[f.Signature] = &f
 	return err
 }
 
 func (x *contentsReader) extension(r row) error {
-	x.c.Extensions[r.text(0)] = &catalog.Extension{Name: r.text(0), Version: r.text(1), Schema: r.text(2), Relocatable: r.bool(3), Owner: r.text(4)}
+	x.extensions[r.text(0)] = r.text(1)
+	x.c.Extensions[r.text(1)] = &catalog.Extension{Name: r.text(1), Version: r.text(2), Schema: r.text(3), Relocatable: r.bool(4), Owner: r.text(5)}
+	return nil
+}
+
+func (x *contentsReader) member(r row) error {
+	x.members[r.text(0)] = x.extensions[r.text(1)]
 	return nil
 }
 

@@ -44,14 +44,16 @@ func askAboutServer(r facts.Postgres, major int) *question {
 			auth_method, pg_catalog.array_to_json(options), error
 			FROM pg_catalog.pg_hba_file_rules ORDER BY ` + hbaOrder + `line_number`,
 			columns: 11, read: into(readHBA), failed: failed(noHBA)},
-		{sql: `SELECT coalesce(d.datname, ''), coalesce(r.rolname, ''), c FROM pg_catalog.pg_db_role_setting s
-			LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_catalog.pg_roles r ON r.oid = s.setrole,
-			pg_catalog.unnest(s.setconfig) c ORDER BY 1, 2, 3`, columns: 3, read: into(readOverride)},
-		{sql: `SELECT r.application_name, r.usename, r.client_addr, r.state, r.sync_state, coalesce(l.ssl, false)
-			FROM pg_catalog.pg_stat_replication r LEFT JOIN pg_catalog.pg_stat_ssl l USING (pid) ORDER BY 1, 3, r.pid`, columns: 6, read: into(readStandby)},
+		{sql: `SELECT coalesce(d.datname, ''), CASE s.setrole WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(s.setrole) END, c FROM pg_catalog.pg_db_role_setting s
+			LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase, pg_catalog.unnest(s.setconfig) c ORDER BY 1, 2, 3`, columns: 3, read: into(readOverride)},
+		// The functions behind pg_stat_replication, pg_stat_activity and
+		// pg_stat_ssl, because planning the joins of the views takes the server
+		// longer than all the rest.
+		{sql: `SELECT a.application_name, pg_catalog.pg_get_userbyid(a.usesysid), a.client_addr, r.state, r.sync_state, coalesce(a.ssl, false)
+			FROM pg_catalog.pg_stat_get_wal_senders() r JOIN pg_catalog.pg_stat_get_activity(NULL) a USING (pid) ORDER BY 1, 3, pid`, columns: 6, read: into(readStandby)},
 		{sql: `SELECT sender_host FROM pg_catalog.pg_stat_wal_receiver`, columns: 1, read: into(readUpstream)},
-		{sql: `SELECT a.datname, a.usename, a.client_addr, coalesce(l.ssl, false), a.application_name, pg_catalog.count(*)
-			FROM pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_stat_ssl l USING (pid)
+		{sql: `SELECT d.datname, pg_catalog.pg_get_userbyid(a.usesysid), a.client_addr, coalesce(a.ssl, false), a.application_name, pg_catalog.count(*)
+			FROM pg_catalog.pg_stat_get_activity(NULL) a LEFT JOIN pg_catalog.pg_database d ON d.oid = a.datid
 			WHERE a.backend_type = 'client backend' AND a.pid <> pg_catalog.pg_backend_pid() AND a.application_name <> '` + applicationName + `'
 			GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`, columns: 6, read: into(readSession)},
 	}

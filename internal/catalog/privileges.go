@@ -8,18 +8,19 @@ import (
 	"github.com/pgfleet/pgfleet/inventory"
 )
 
-// A privilegeName is one privilege and what GRANT calls it.
+// A privilegeName is one privilege, what GRANT calls it, and its letter in an ACL.
 type privilegeName struct {
-	is   Privileges
-	word string
+	is     Privileges
+	word   string
+	letter byte
 }
 
 // privilegeNames returns all privileges, in the order of the manual of GRANT.
 func privilegeNames() []privilegeName {
 	return []privilegeName{
-		{Select, "SELECT"}, {Insert, "INSERT"}, {Update, "UPDATE"}, {Delete, "DELETE"}, {Truncate, "TRUNCATE"},
-		{References, "REFERENCES"}, {Trigger, "TRIGGER"}, {Maintain, "MAINTAIN"},
-		{Create, "CREATE"}, {Connect, "CONNECT"}, {Temporary, "TEMPORARY"}, {Execute, "EXECUTE"}, {Usage, "USAGE"},
+		{Select, "SELECT", 'r'}, {Insert, "INSERT", 'a'}, {Update, "UPDATE", 'w'}, {Delete, "DELETE", 'd'}, {Truncate, "TRUNCATE", 'D'},
+		{References, "REFERENCES", 'x'}, {Trigger, "TRIGGER", 't'}, {Maintain, "MAINTAIN", 'm'},
+		{Create, "CREATE", 'C'}, {Connect, "CONNECT", 'c'}, {Temporary, "TEMPORARY", 'T'}, {Execute, "EXECUTE", 'X'}, {Usage, "USAGE", 'U'},
 	}
 }
 

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -31,6 +32,9 @@ func (c *Catalog) Names() []string {
 	}
 	return names
 }
+
+// All returns all parameters with their names in lower case, in no order.
+func (c *Catalog) All() iter.Seq2[string, Setting] { return maps.All(c.settings) }
 
 // Lookup finds a parameter by its name without regard to case, or by an old name that the server still takes
 // (ssl_ecdh_curve is ssl_groups from 18 on).
