@@ -33,6 +33,7 @@ func (l *loader) check() {
 	own := l.checkGroups(taken)
 	l.replications(taken)
 	l.mergeVariables(own)
+	l.rollout()
 	l.checkTasks()
 }
 
@@ -333,18 +334,23 @@ func (l *loader) limit(p Positioned[string]) (Selector, bool) {
 	if p.Node == nil {
 		return Selector{}, true
 	}
+	return l.selector("limit", p)
+}
+
+// selector reads a selector that a key holds, and reports whether it can be used.
+func (l *loader) selector(key string, p Positioned[string]) (Selector, bool) {
 	if p.Node.Kind != KindString {
 		return Selector{}, false
 	}
 	sel, err := ParseSelector(p.Value)
 	var wrong *SelectorError
 	if errors.As(err, &wrong) {
-		l.errs.Add(p.Node.PosAt(wrong.Offset), "limit: %s", wrong.Msg)
+		l.errs.Add(p.Node.PosAt(wrong.Offset), "%s: %s", key, wrong.Msg)
 		return Selector{}, false
 	}
 	unknown := sel.check(l.fleet)
 	for _, e := range unknown {
-		l.missing(p.Node.PosAt(e.Offset), "limit: "+e.Msg)
+		l.missing(p.Node.PosAt(e.Offset), key+": "+e.Msg)
 	}
 	return sel, len(unknown) == 0
 }

@@ -15,6 +15,7 @@ type Fleet struct {
 	SSH      SSH
 	Postgres Postgres
 	Secrets  Secrets
+	Rollout  Rollout
 	Vars     map[string]*Node // [vars] alone, before groups and hosts
 	Hosts    []*Host          // in the order of the files
 	Groups   []*Group         // likewise
