@@ -77,8 +77,8 @@ func (x *applying) run(ctx context.Context) error {
 	if err := x.confirm(ctx, known); err != nil {
 		return err
 	}
-	results := x.carryOut(ctx, s, known)
-	return x.report(s.fleet, known, results)
+	results, err := x.carryOut(ctx, s, known)
+	return x.report(s.fleet, known, results, err)
 }
 
 // check finds what cannot work before anybody is dialled.
@@ -132,7 +132,10 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 		return known, saved.Hold(known, digester, x.app.mask)
 	}
 	if !x.asJSON {
-		x.app.showPlan(known)
+		x.app.showPlan(s.fleet, known)
+	}
+	if _, err := rollout.Waves(known, s.fleet.Rollout); err != nil {
+		return nil, fmt.Errorf("%w; nothing was changed", err)
 	}
 	return known, nil
 }
@@ -180,8 +183,9 @@ func somethingRuns(k rollout.Known) bool {
 	return k.Err == nil && slices.ContainsFunc(k.Plan.Steps, runs)
 }
 
-// carryOut applies, with progress, and takes care of Ctrl-C.
-func (x *applying) carryOut(ctx context.Context, s *session, known []rollout.Known) []rollout.Result {
+// carryOut applies, with progress, and takes care of Ctrl-C. The error says why
+// the rollout came to no good end as a whole.
+func (x *applying) carryOut(ctx context.Context, s *session, known []rollout.Known) ([]rollout.Result, error) {
 	ui := x.app.ui
 	var ids []string
 	for _, k := range known {
@@ -206,14 +210,17 @@ func (x *applying) carryOut(ctx context.Context, s *session, known []rollout.Kno
 	return s.run.Apply(ctx, stop, known)
 }
 
-// report says where each instance stands.
-func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results []rollout.Result) error {
+// report says where each instance stands, and why the rollout ended early.
+func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results []rollout.Result, early error) error {
 	if x.asJSON {
-		if err := x.app.ui.JSON(resultJSON(fleet, results)); err != nil {
+		if err := x.app.ui.JSON(resultJSON(fleet, results, early)); err != nil {
 			return err
 		}
 	} else {
 		x.app.ui.Print("\n" + renderResults(known, results, x.app.ui.style))
+	}
+	if early != nil {
+		return fmt.Errorf("the rollout has stopped: %w", early)
 	}
 	for _, r := range results {
 		if r.Status != rollout.Changed && r.Status != rollout.Unchanged {

@@ -62,7 +62,7 @@ func (a *app) plan(ctx context.Context, out string, asJSON bool) error {
 			return err
 		}
 	} else {
-		a.showPlan(known)
+		a.showPlan(s.fleet, known)
 	}
 	if out != "" {
 		if err := s.save(ctx, out, known, bound, digester); err != nil {
@@ -76,12 +76,12 @@ func (a *app) plan(ctx context.Context, out string, asJSON bool) error {
 var errInterrupted = errors.New("interrupted; nothing was changed")
 
 // showPlan prints what is due and a summary.
-func (a *app) showPlan(known []rollout.Known) {
+func (a *app) showPlan(fleet *inventory.Fleet, known []rollout.Known) {
 	text := renderPlans(known, a.ui.style, a.verbose)
 	if text != "" {
 		text += "\n"
 	}
-	a.ui.Print(text + renderPlanSummary(known, a.ui.style))
+	a.ui.Print(text + renderWaves(fleet, known, a.ui.style) + renderPlanSummary(known, a.ui.style))
 }
 
 // planned says how planning ended.

@@ -18,7 +18,13 @@ type planDocument struct {
 	Pgfleet   string          `json:"pgfleet"`
 	Fleet     string          `json:"fleet"`
 	Instances []planInstance  `json:"instances"`
+	Waves     []planWave      `json:"waves,omitempty"`
 	Summary   summaryDocument `json:"summary"`
+}
+
+type planWave struct {
+	Hosts  []string `json:"hosts"`
+	Canary bool     `json:"canary,omitempty"`
 }
 
 type planInstance struct {
@@ -85,6 +91,11 @@ func planJSON(fleet *inventory.Fleet, known []rollout.Known) planDocument {
 		}
 		doc.Instances = append(doc.Instances, in)
 	}
+	if waves, err := rollout.Waves(known, fleet.Rollout); err == nil && len(waves) > 1 {
+		for _, w := range waves {
+			doc.Waves = append(doc.Waves, planWave{w.Hosts, w.Canary})
+		}
+	}
 	return doc
 }
 
@@ -132,8 +143,9 @@ type resultDocument struct {
 	Pgfleet   string           `json:"pgfleet"`
 	Fleet     string           `json:"fleet"`
 	Instances []instanceResult `json:"instances"`
-	Totals    map[string]int   `json:"totals"`  // instances by status
-	Changes   int              `json:"changes"` // that were made, on all of them
+	Totals    map[string]int   `json:"totals"`          // instances by status
+	Changes   int              `json:"changes"`         // that were made, on all of them
+	Error     string           `json:"error,omitempty"` // why the rollout ended early
 }
 
 type instanceResult struct {
@@ -143,13 +155,17 @@ type instanceResult struct {
 	Done     int                  `json:"done"`
 	Changes  int                  `json:"changes"`
 	Seconds  float64              `json:"seconds"`
+	Down     float64              `json:"down,omitempty"` // seconds without connections while it restarted
 	Error    string               `json:"error,omitempty"`
 }
 
-func resultJSON(fleet *inventory.Fleet, results []rollout.Result) resultDocument {
+func resultJSON(fleet *inventory.Fleet, results []rollout.Result, early error) resultDocument {
 	doc := resultDocument{Format: jsonFormat, Pgfleet: version(), Fleet: fleet.Name, Instances: []instanceResult{}, Totals: map[string]int{}}
+	if early != nil {
+		doc.Error = early.Error()
+	}
 	for _, r := range results {
-		in := instanceResult{r.Instance, r.Status, r.Steps, r.Done, r.Changes, r.Took.Seconds(), ""}
+		in := instanceResult{r.Instance, r.Status, r.Steps, r.Done, r.Changes, r.Took.Seconds(), r.Down.Seconds(), ""}
 		if r.Err != nil {
 			in.Error = r.Err.Error()
 		}

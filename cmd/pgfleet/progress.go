@@ -100,6 +100,11 @@ func (p *progress) Observe(e rollout.Event) {
 	case rollout.Waiting:
 		p.set(who, clean(e.Text))
 		p.line(who + ": " + clean(e.Text))
+	case rollout.WaveStarted, rollout.GateStarted, rollout.Paused:
+		p.line(clean(e.Text))
+		if p.done != nil {
+			p.ui.Note(clean(e.Text))
+		}
 	case rollout.InstanceDone:
 		p.finish(who, e.Err != nil)
 	}

@@ -158,7 +158,7 @@ func TestRenderResults(t *testing.T) {
 		{Instance: "pg06", Status: rollout.Stopped, Steps: 3, Done: 2, Changes: 4, Took: 2e9, Err: errors.New("stopped before step 3 of 3")},
 	}
 	golden(t, "results.txt", renderResults(known, results, newStyle(false)))
-	text, err := encode(resultJSON(testFleet(t, 1), results))
+	text, err := encode(resultJSON(testFleet(t, 1), results, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -148,6 +148,9 @@ func renderResults(known []rollout.Known, results []rollout.Result, st style) st
 			row[2] = fmt.Sprintf("%d/%d steps", r.Done, r.Steps)
 			row[3] = count(r.Changes, "change", "changes")
 			row[4] = st.faint(seconds(r.Took))
+			if r.Down > 0 {
+				row[4] += fmt.Sprintf("  was down for %.1fs", r.Down.Seconds())
+			}
 		}
 		rows = append(rows, row)
 	}

@@ -3,11 +3,8 @@ package rollout
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/inventory"
@@ -38,6 +35,12 @@ type Result struct {
 	Changes  int // changes in them, as they are counted
 	Err      error
 	Took     time.Duration
+	// Down is for how long the server took no connections while it restarted,
+	// as seen from here; 0 if it did not restart.
+	Down time.Duration
+	// LogFrom is how long the server's log was when its first step began, in
+	// bytes; 0 where it has none.
+	LogFrom int64
 }
 
 // Secrets returns the references that carrying the plans out needs beyond what
@@ -60,107 +63,6 @@ func Secrets(known []Known) []secrets.Ref {
 		}
 	}
 	return refs
-}
-
-// Apply carries the surveyed plans out: hosts in parallel, the members of a
-// replication cluster one after the other, standbys first, and the instances of
-// one host one after the other. When stop is closed no new step starts; the
-// steps that run are finished or put back. When ctx ends, everything stops at
-// once.
-func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) []Result {
-	results := make([]Result, len(known))
-	var group errgroup.Group
-	group.SetLimit(r.forks())
-	for _, line := range lines(known) {
-		group.Go(func() error {
-			r.applyLine(ctx, stop, known, line, results)
-			return nil
-		})
-	}
-	_ = group.Wait()
-	return results
-}
-
-// applyLine carries out the plans of instances that must not be worked on at the
-// same time. What a standby only waits for comes when all of them are done.
-func (r *Run) applyLine(ctx context.Context, stop <-chan struct{}, known []Known, line []int, results []Result) {
-	bad := troubles(known, line)
-	var waiting []*instanceRun
-	for _, i := range line {
-		in := known[i].Instance
-		w := &instanceRun{run: r, known: known[i], stop: stop, start: time.Now(), result: &results[i]}
-		if why := bad[in.Replication]; in.Replication != "" && why != "" && known[i].Err == nil && why != in.ID() {
-			results[i] = Result{
-				Instance: in.ID(), Status: Stopped, Steps: len(known[i].Plan.Steps),
-				Err: fmt.Errorf("left alone, because %s of its cluster is in trouble: mend that, or leave it out with --limit '!%s', and apply again", why, why),
-			}
-		} else {
-			w.begin(ctx)
-		}
-		if results[i].Status == Failed && in.Replication != "" {
-			bad[in.Replication] = in.ID()
-		}
-		if len(w.deferred) > 0 {
-			waiting = append(waiting, w)
-			continue
-		}
-		r.observe(Event{Kind: InstanceDone, Host: in.Host.Name, Instance: in.ID(), Err: results[i].Err})
-	}
-	for _, w := range waiting {
-		in := w.known.Instance
-		w.finish(ctx, primaryOf(in, known, results))
-		r.observe(Event{Kind: InstanceDone, Host: in.Host.Name, Instance: in.ID(), Err: w.result.Err})
-	}
-}
-
-// troubles names, for each replication cluster in a line, a member that could
-// not be asked or planned: the others are left alone, since a change that one
-// member lacks may be what keeps it from following.
-func troubles(known []Known, line []int) map[string]inventory.InstanceID {
-	bad := map[string]inventory.InstanceID{}
-	for _, i := range line {
-		if in := known[i].Instance; known[i].Err != nil && in.Replication != "" {
-			bad[in.Replication] = in.ID()
-		}
-	}
-	return bad
-}
-
-// lines puts instances that must not be worked on at the same time into one
-// line: those of one host, and those of one replication cluster. Within a line
-// standbys come first and a primary last.
-func lines(known []Known) [][]int {
-	line := make([]int, len(known)) // the line of each instance, by its first member
-	for i := range known {
-		line[i] = i
-	}
-	for i := range known {
-		for j := range i {
-			a, b := known[i].Instance, known[j].Instance
-			if line[i] != line[j] && (a.Host.Name == b.Host.Name || a.Replication != "" && a.Replication == b.Replication) {
-				from, to := line[i], line[j]
-				for k := range line {
-					if line[k] == from {
-						line[k] = to
-					}
-				}
-			}
-		}
-	}
-	members := map[int][]int{}
-	var order []int
-	for i, l := range line {
-		if members[l] == nil {
-			order = append(order, l)
-		}
-		members[l] = append(members[l], i)
-	}
-	var all [][]int
-	for _, l := range order {
-		slices.SortStableFunc(members[l], func(a, b int) int { return rank(known[a]) - rank(known[b]) })
-		all = append(all, members[l])
-	}
-	return all
 }
 
 // Access tells, for an instance whose host could not be asked, a host that was
@@ -195,6 +97,9 @@ type executor struct {
 	later    []tasks.Step // of the same plan
 	earlier  *[]*swap
 	phase    func(string)
+	peers    peers
+	// restarted is told for how long the server was down.
+	restarted func(time.Duration)
 	// made counts what a step did whose changes were not known while planning.
 	made int
 }

@@ -57,6 +57,14 @@ func (x *executor) configure(ctx context.Context) error {
 		return err
 	}
 
+	wasStreaming := false
+	if restart && before.Reached {
+		wasStreaming = x.streaming(ctx)
+		if err := x.ready(ctx); err != nil {
+			return err
+		}
+	}
+
 	x.phase("writing")
 	loaded, logged := false, x.logSize(ctx)
 	touched, err := x.put(ctx, files)
@@ -75,6 +83,9 @@ func (x *executor) configure(ctx context.Context) error {
 	}
 	if err == nil && activate {
 		err = x.verified(ctx, logged)
+	}
+	if err == nil && restart {
+		err = x.streams(ctx, wasStreaming)
 	}
 	if err == nil {
 		// A reload proves little of what only a restart applies: until one has
@@ -345,10 +356,15 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 	if restart {
 		verb, limit = "restart", restartTimeout
 	}
-	x.phase(verb + "ing " + server.Unit)
+	expected := ""
+	if restart && x.peers.downFor != "" {
+		expected = ", expected to be as long as " + x.peers.downFor
+	}
+	x.phase(verb + "ing " + server.Unit + expected)
 	logged := x.logSize(ctx)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	began := time.Now()
 	script := "exec systemctl " + verb + " " + transport.Quote(server.Unit)
 	if restart {
 		// systemd refuses to start a unit that failed a few times in a row, and
@@ -371,6 +387,9 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 		if last, err = x.server(ctx); err == nil && last.Reached {
 			switch {
 			case restart && last.Started.After(before.Started):
+				if before.Reached && x.restarted != nil {
+					x.restarted(time.Since(began))
+				}
 				return nil
 			case !restart && last.Loaded.After(before.Loaded):
 				return nil
@@ -423,6 +442,13 @@ func (x *executor) lastWords(ctx context.Context, since int64) string {
 	return "; its log says: " + words
 }
 
+// comesLater reports whether a later step of the plan makes the change.
+func (x *executor) comesLater(c tasks.Change) bool {
+	return slices.ContainsFunc(x.later, func(s tasks.Step) bool {
+		return slices.ContainsFunc(s.Changes, func(l tasks.Change) bool { return l.Key == c.Key && l.Part == c.Part })
+	})
+}
+
 // verified plans the step's tasks again from fresh facts: nothing may be due
 // any more. What a view would not show is so found as well, because planning
 // compares running values, the certificate that is served and the time of the
@@ -436,7 +462,9 @@ func (x *executor) verified(ctx context.Context, logged int64) error {
 	}
 	var left []string
 	for _, c := range plan.Changes() {
-		left = append(left, c.Intent)
+		if !x.comesLater(c) {
+			left = append(left, c.Intent)
+		}
 	}
 	if len(left) > 0 {
 		return fmt.Errorf("the server did not take the change over; still due: %s%s", strings.Join(left, "; "), x.lastWords(ctx, logged))

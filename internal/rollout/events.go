@@ -20,6 +20,9 @@ const (
 	StepFailed
 	Waiting // an instance has done what it can for now; Text says what it waits for
 	InstanceDone
+	WaveStarted // Text says which, and what hosts
+	GateStarted // Text says after which wave
+	Paused      // Text says for how long
 )
 
 // An Event is one thing that happened.

@@ -20,6 +20,7 @@ type instanceRun struct {
 	conn     transport.Conn
 	earlier  []*swap // of configuration steps that no restart has proven yet
 	deferred []int   // steps that are left for later
+	peers    peers   // the other members of its cluster
 }
 
 // begin carries out all steps but those that have to wait for another member of
@@ -41,6 +42,9 @@ func (w *instanceRun) begin(ctx context.Context) {
 	if w.conn, err = w.run.Conn(ctx, k.Instance.Host); err != nil {
 		w.result.Status, w.result.Err = Unreachable, err
 		return
+	}
+	if len(k.Plan.Steps) > 0 && w.run.gated() {
+		w.result.LogFrom = w.executor(0).logSize(ctx)
 	}
 	var deferred []int
 	for i, s := range k.Plan.Steps {
@@ -80,7 +84,8 @@ func (w *instanceRun) step(ctx context.Context, i int) bool {
 
 func (w *instanceRun) executor(i int) *executor {
 	return &executor{
-		run: w.run, conn: w.conn, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], earlier: &w.earlier,
+		run: w.run, conn: w.conn, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], earlier: &w.earlier, peers: w.peers,
+		restarted: func(down time.Duration) { w.result.Down += down },
 		phase: func(text string) {
 			p := w.event(StepPhase, i)
 			p.Text = text

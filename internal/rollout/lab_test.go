@@ -202,7 +202,8 @@ func TestLabReplicated(t *testing.T) {
 	}
 	apply := func(list []Known) (primary, standby Result) {
 		b.events = nil
-		for _, r := range b.run.Apply(t.Context(), make(chan struct{}), list) {
+		results, _ := b.run.Apply(t.Context(), make(chan struct{}), list)
+		for _, r := range results {
 			if r.Instance == "primary" {
 				primary = r
 			} else {

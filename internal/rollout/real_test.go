@@ -296,7 +296,8 @@ func (b *bench) plan(task *tasks.Bound) *tasks.Plan {
 func (b *bench) apply(ctx context.Context, p *tasks.Plan) Result {
 	b.t.Helper()
 	b.events = nil
-	return b.run.Apply(ctx, make(chan struct{}), []Known{{Instance: b.in, Plan: p}})[0]
+	results, _ := b.run.Apply(ctx, make(chan struct{}), []Known{{Instance: b.in, Plan: p}})
+	return results[0]
 }
 
 // lists plans and applies statements.

@@ -47,15 +47,6 @@ type primary struct {
 	result Result
 }
 
-func primaryOf(in inventory.Instance, known []Known, results []Result) primary {
-	for i, k := range known {
-		if in.Replication != "" && k.Instance.Replication == in.Replication && k.State != nil && k.State.Role() == "primary" {
-			return primary{k, results[i]}
-		}
-	}
-	return primary{}
-}
-
 // well reports whether all is done there.
 func (p primary) well() bool { return p.result.Status == Changed || p.result.Status == Unchanged }
 

@@ -131,7 +131,7 @@ func (x *executor) replan(ctx context.Context, list []*tasks.Bound) (map[*tasks.
 	}
 	outcomes := map[*tasks.Bound]tasks.Outcome{}
 	for _, b := range list {
-		if outcomes[b], err = b.Task.Plan(x.instance, k.State); err != nil {
+		if outcomes[b], err = b.Statements(k.State); err != nil {
 			return nil, err
 		}
 	}

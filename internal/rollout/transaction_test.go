@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pgfleet/pgfleet/inventory"
 	"github.com/pgfleet/pgfleet/tasks"
 )
 
@@ -207,11 +206,4 @@ func TestReplicatedWithoutPrimary(t *testing.T) {
 	}
 	l.replicated, l.lines = false, []line{table("two")}
 	wantError(t, b.apply(context.Background(), p), Failed, "was a standby, and is a primary now")
-}
-
-func TestPrimaryOf(t *testing.T) {
-	in := inventory.Instance{Replication: "orders"}
-	if p := primaryOf(in, []Known{{Instance: in}}, []Result{{Status: Changed}}); p.well() {
-		t.Error("a server whose role is not known is no primary")
-	}
 }

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pgfleet/pgfleet/internal/rollout"
+	"github.com/pgfleet/pgfleet/inventory"
+)
+
+// renderWaves shows the replication clusters as they were found, and the waves in
+// which an apply would go over the hosts; nothing where there is one wave, or
+// nothing is due.
+func renderWaves(fleet *inventory.Fleet, known []rollout.Known, st style) string {
+	if !slices.ContainsFunc(known, func(k rollout.Known) bool { return k.Err == nil && k.Plan != nil && len(k.Plan.Steps) > 0 }) {
+		return ""
+	}
+	var b strings.Builder
+	for _, c := range rollout.Clusters(known) {
+		if line := clusterLine(known, c); line != "" {
+			b.WriteString(line + "\n")
+		}
+	}
+	waves, err := rollout.Waves(known, fleet.Rollout)
+	if err != nil {
+		return b.String() + st.red("cannot be rolled out: ") + clean(err.Error()) + "\n\n"
+	}
+	if len(waves) > 1 {
+		for i, w := range waves {
+			canary := ""
+			if w.Canary {
+				canary = " (canary)"
+			}
+			fmt.Fprintf(&b, "wave %d%s: %s\n", i+1, canary, strings.Join(w.Hosts, ", "))
+		}
+	}
+	if b.Len() > 0 {
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// clusterLine says who follows whom, and in which order they are worked on.
+func clusterLine(known []rollout.Known, c rollout.Cluster) string {
+	if len(c.Members) < 2 {
+		return ""
+	}
+	var standbys []string
+	primary := "no primary was found"
+	for _, i := range c.Members {
+		id := string(known[i].Instance.ID())
+		switch {
+		case i == c.Primary:
+			primary = "primary " + id
+		case known[i].State == nil || known[i].State.Role() == "":
+			standbys = append(standbys, id+" (not known)")
+		default:
+			standbys = append(standbys, id)
+		}
+	}
+	line := fmt.Sprintf("cluster %s: %s, standbys %s", c.Name, primary, strings.Join(standbys, ", "))
+	if first, err := c.PrimaryFirst(known); err == nil && first {
+		line += "; the primary restarts first, because its standbys must not have less than it"
+	}
+	return line
+}

@@ -1,0 +1,300 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgfleet/pgfleet/internal/postgres"
+	"github.com/pgfleet/pgfleet/inventory"
+	"github.com/pgfleet/pgfleet/transport"
+)
+
+// What a restart waits for where [rollout] does not say.
+const (
+	defaultMaxLag          = 64 << 20
+	defaultTransactionWait = time.Minute
+	defaultGateTimeout     = time.Minute
+	longTransaction        = 5 * time.Second
+	readyEvery             = 200 * time.Millisecond
+)
+
+// Peers are the other members of an instance's replication cluster that are part
+// of the run.
+type peers struct {
+	cluster  string
+	primary  *inventory.Instance // nil if there is none, or the instance is it
+	standbys []inventory.Instance
+	// downFor says how long the member that restarted last was down; "" before.
+	downFor string
+}
+
+func (a *rolling) peersOf(i int) peers {
+	c := a.of[i]
+	if c < 0 {
+		return peers{}
+	}
+	p := peers{cluster: a.clusters[c].Name}
+	for _, j := range a.clusters[c].Members {
+		k := a.known[j]
+		switch {
+		case j == i || k.State == nil:
+		case j == a.clusters[c].Primary:
+			p.primary = &a.known[j].Instance
+		case k.State.Role() == "standby":
+			p.standbys = append(p.standbys, k.Instance)
+		}
+	}
+	a.mu.Lock()
+	p.downFor = a.downFor[c]
+	a.mu.Unlock()
+	return p
+}
+
+// gateTimeout is how long the members of a cluster get to be well again.
+func (r *Run) gateTimeout() time.Duration {
+	if t := r.Fleet.Rollout.GateTimeout; t > 0 {
+		return t
+	}
+	return defaultGateTimeout
+}
+
+func (r *Run) transactionWait() time.Duration {
+	if t := r.Fleet.Rollout.TransactionWait; t != nil {
+		return *t
+	}
+	return defaultTransactionWait
+}
+
+func (r *Run) maxLag() int64 {
+	if l := r.Fleet.Rollout.MaxLag; l > 0 {
+		return int64(l)
+	}
+	return defaultMaxLag
+}
+
+// ready waits until the server may restart: the other standbys of its cluster
+// stream and are not far behind, so that never two members are missing; a commit
+// on the primary would not wait for this one alone; no backup runs, and nobody
+// has had a transaction open for long. The error says what is in the way, after
+// the limits that [rollout] sets; nothing was changed then.
+func (x *executor) ready(ctx context.Context) error {
+	if err := x.wait(ctx, x.run.gateTimeout(), "waiting for its cluster", x.clusterProblem); err != nil {
+		return err
+	}
+	if x.peers.primary != nil {
+		if err := x.commitsGoOn(ctx, *x.peers.primary); err != nil {
+			return err
+		}
+	}
+	limit := x.run.transactionWait()
+	if limit == 0 {
+		return nil
+	}
+	return x.wait(ctx, limit, "waiting for transactions", x.busy)
+}
+
+// wait asks again and again what is in the way, until nothing is or the time is
+// up. What is in the way is said as the step's phase.
+func (x *executor) wait(ctx context.Context, limit time.Duration, phase string, problem func(context.Context) (string, error)) error {
+	deadline := time.Now().Add(limit)
+	said := ""
+	for {
+		why, err := problem(ctx)
+		if err != nil {
+			return err
+		}
+		if why == "" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("it was not restarted, and nothing was changed, because after %v %s", limit, why)
+		}
+		if why != said {
+			said = why
+			x.phase(phase + ": " + why)
+		}
+		select {
+		case <-time.After(readyEvery):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// clusterProblem says which standby does not follow closely; "" if all do.
+func (x *executor) clusterProblem(ctx context.Context) (string, error) {
+	if len(x.peers.standbys) == 0 {
+		return "", nil
+	}
+	primary := x.instance
+	if x.peers.primary != nil {
+		primary = *x.peers.primary
+	}
+	lsn, err := x.flushed(ctx, primary)
+	if err != nil {
+		return fmt.Sprintf("the primary %s cannot be asked how far it has written: %v", primary.ID(), err), nil
+	}
+	for _, s := range x.peers.standbys {
+		f, err := x.following(ctx, s, lsn)
+		switch {
+		case err != nil:
+			return fmt.Sprintf("the standby %s of its cluster does not answer: %v", s.ID(), err), nil
+		case !f.standby:
+			return "", fmt.Errorf("%s was a standby, and is a primary now: plan again", s.ID())
+		case f.status != "streaming":
+			return fmt.Sprintf("the standby %s of its cluster does not stream; pg_stat_wal_receiver there says %s", s.ID(), orSay(f.status, "nothing")), nil
+		case f.lag > x.run.maxLag():
+			return fmt.Sprintf("the standby %s of its cluster is %s behind, and max_lag is %s", s.ID(), kilobytes(f.lag), inventory.Size(x.run.maxLag())), nil
+		}
+	}
+	return "", nil
+}
+
+func kilobytes(bytes int64) string { return inventory.Size(bytes >> 10 << 10).String() }
+
+// A following is how a standby follows its primary.
+type following struct {
+	standby bool
+	status  string // of pg_stat_wal_receiver; "" where it has no row
+	lag     int64  // bytes that it has not received
+}
+
+func (x *executor) following(ctx context.Context, standby inventory.Instance, lsn string) (following, error) {
+	var f following
+	err := x.query(ctx, standby, `SELECT pg_catalog.pg_is_in_recovery(), coalesce((SELECT status FROM pg_catalog.pg_stat_wal_receiver), ''),
+		CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_wal_lsn_diff(`+postgres.QuoteLiteral(lsn)+`::pg_catalog.pg_lsn,
+			coalesce(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn(), '0/0'))::pg_catalog.int8 ELSE 0 END`, &f.standby, &f.status, &f.lag)
+	return f, err
+}
+
+// query asks a member of the fleet for one row, in a session of its own.
+func (x *executor) query(ctx context.Context, in inventory.Instance, sql string, into ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+	defer cancel()
+	host, err := x.run.Conn(ctx, in.Host)
+	if err != nil {
+		return err
+	}
+	conn, err := host.Postgres(ctx, transport.Endpoint{Port: in.Port})
+	if err != nil {
+		return err
+	}
+	defer closeSession(ctx, conn)
+	return conn.QueryRow(ctx, sql, pgx.QueryExecModeSimpleProtocol).Scan(into...)
+}
+
+// commitsGoOn refuses to restart a standby without which commits on its primary
+// would wait for ever (manual, 26.2.8 Synchronous Replication).
+func (x *executor) commitsGoOn(ctx context.Context, primary inventory.Instance) error {
+	var setting, names string
+	err := x.query(ctx, primary, `SELECT pg_catalog.current_setting('synchronous_standby_names'),
+		coalesce((SELECT pg_catalog.string_agg(a.application_name, E'\n') FROM pg_catalog.pg_stat_get_wal_senders() r
+			JOIN pg_catalog.pg_stat_get_activity(NULL) a USING (pid) WHERE r.state = 'streaming'), '')`, &setting, &names)
+	if err != nil {
+		return fmt.Errorf("the primary %s cannot be asked for its synchronous standbys: %w", primary.ID(), err)
+	}
+	sync, err := postgres.ParseSynchronousStandbyNames(setting)
+	if err != nil {
+		return fmt.Errorf("synchronous_standby_names of %s: %w", primary.ID(), err)
+	}
+	var own string
+	err = x.query(ctx, x.instance, `SELECT coalesce((SELECT (pg_catalog.regexp_match(conninfo, 'application_name=''?([^'' ]*)'))[1] FROM pg_catalog.pg_stat_wal_receiver), '')`, &own)
+	if err != nil {
+		return err
+	}
+	left, removed := 0, false
+	for _, name := range strings.Split(names, "\n") {
+		switch {
+		case name == "" || !sync.Match(name):
+		case !removed && own != "" && strings.EqualFold(name, own):
+			removed = true
+		default:
+			left++
+		}
+	}
+	if left < sync.Number {
+		return fmt.Errorf("it was not restarted, and nothing was changed, because commits on %s would wait until it is back: synchronous_standby_names = %s wants %d, and without it %d stream; have another standby follow, or take it out of the list first",
+			primary.ID(), postgres.QuoteLiteral(setting), sync.Number, left)
+	}
+	return nil
+}
+
+// busy says what a restart would cut off: a backup, or a transaction that has
+// been open for long. Statements are not shown: they may hold anything.
+func (x *executor) busy(ctx context.Context) (string, error) {
+	exclusive := "false"
+	if x.instance.Version < 15 {
+		exclusive = "CASE WHEN pg_catalog.pg_is_in_recovery() THEN false ELSE pg_catalog.pg_is_in_backup() END"
+	}
+	var why string
+	err := x.query(ctx, x.instance, `SELECT coalesce(
+		(SELECT 'a base backup is running (pid ' || pid || ', ' || phase || ')' FROM pg_catalog.pg_stat_progress_basebackup LIMIT 1),
+		CASE WHEN `+exclusive+` THEN 'a backup has been started by pg_start_backup()' END,
+		(SELECT pg_catalog.format('%s is running (pid %s, database %s, for %s s)', application_name, pid, datname, extract(epoch FROM pg_catalog.clock_timestamp() - backend_start)::pg_catalog.int8)
+			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND application_name ~ '^(pg_dump|pg_dumpall|pgbackrest|barman|wal-g)' ORDER BY backend_start LIMIT 1),
+		(SELECT pg_catalog.format('%s has a transaction open for %s s (pid %s, database %s, %s, %s): end it, or let transaction_wait be longer',
+				usename, extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)::pg_catalog.int8, pid, datname, coalesce(nullif(application_name, ''), 'no application_name'), state)
+			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid() AND application_name <> 'pgfleet'
+			AND xact_start < pg_catalog.clock_timestamp() - interval '`+fmt.Sprint(longTransaction.Seconds())+` seconds' ORDER BY xact_start LIMIT 1), '')`, &why)
+	if err != nil {
+		return "", fmt.Errorf("what a restart would cut off is not known: %w", err)
+	}
+	return why, nil
+}
+
+// streams waits, after a restart, until the cluster is whole again: a standby
+// streams, and a primary's standbys do.
+func (x *executor) streams(ctx context.Context, wasStreaming bool) error {
+	standbys := x.peers.standbys
+	if x.peers.primary != nil {
+		standbys = nil
+		if wasStreaming {
+			standbys = []inventory.Instance{x.instance}
+		}
+	}
+	if len(standbys) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, x.run.gateTimeout(), errors.New("time is up"))
+	defer cancel()
+	why := ""
+	for {
+		why = ""
+		for _, s := range standbys {
+			f, err := x.following(ctx, s, "0/0")
+			switch {
+			case err != nil:
+				why = fmt.Sprintf("%s does not answer: %v", s.ID(), err)
+			case f.status != "streaming":
+				why = fmt.Sprintf("%s does not stream; pg_stat_wal_receiver says %s", s.ID(), orSay(f.status, "nothing"))
+			}
+		}
+		if why == "" {
+			return nil
+		}
+		x.phase("waiting for streaming replication: " + why)
+		select {
+		case <-time.After(readyEvery):
+			continue
+		case <-ctx.Done():
+		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return fmt.Errorf("it restarted, and %v later %s", x.run.gateTimeout(), why)
+		}
+		return ctx.Err()
+	}
+}
+
+// streaming reports whether the instance is a standby that streams.
+func (x *executor) streaming(ctx context.Context) bool {
+	if x.peers.primary == nil {
+		return false
+	}
+	f, err := x.following(ctx, x.instance, "0/0")
+	return err == nil && f.status == "streaming"
+}

@@ -1,0 +1,202 @@
+package rollout
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/pgfleet/pgfleet/inventory"
+)
+
+// A Wave is a set of instances that is carried out, and looked at, before the
+// next one begins.
+type Wave struct {
+	Members []int // of the list that was given to Waves
+	Hosts   []string
+	Canary  bool
+}
+
+// Waves puts the instances of which something is due into waves, as [rollout]
+// says: the canary, and then batches of hosts, of which the last size repeats.
+// Percentages are of the hosts that have something due. All instances of a host
+// are in one wave, and no member of a replication cluster comes in a later wave
+// than one that has to wait for it. Instances of which nothing is due are in the
+// first wave, and do not count. The error says why no such order exists.
+func Waves(known []Known, r inventory.Rollout) ([]Wave, error) {
+	hosts, err := hostOrder(known, r)
+	if err != nil {
+		return nil, err
+	}
+	due := slices.DeleteFunc(slices.Clone(hosts), func(h string) bool { return !hostDue(known, h) })
+	var waves []Wave
+	left := due
+	take := func(n int, canary bool) {
+		n = min(n, len(left))
+		waves = append(waves, Wave{Hosts: left[:n:n], Canary: canary})
+		left = left[n:]
+	}
+	if n := canaryHosts(known, r.Canary, due); n > 0 {
+		take(n, true)
+	}
+	for i := 0; len(left) > 0; i++ {
+		if len(r.Batches) == 0 {
+			take(len(left), false)
+			break
+		}
+		take(r.Batches[min(i, len(r.Batches)-1)].Of(len(due)), false)
+	}
+	if waves == nil {
+		waves = []Wave{{}}
+	}
+	for i := range known {
+		host := known[i].Instance.Host.Name
+		at := max(0, slices.IndexFunc(waves, func(w Wave) bool { return slices.Contains(w.Hosts, host) }))
+		waves[at].Members = append(waves[at].Members, i)
+	}
+	return waves, nil
+}
+
+// canaryHosts returns how many of the hosts, which begin with the canary, are in
+// it.
+func canaryHosts(known []Known, c inventory.Canary, hosts []string) int {
+	if c.Hosts == nil {
+		return min(c.Count, len(hosts))
+	}
+	return len(slices.DeleteFunc(slices.Clone(hosts), func(h string) bool { return !meant(known, h, c.Hosts) }))
+}
+
+// meant reports whether one of the selectors means an instance of a host.
+func meant(known []Known, host string, selectors []inventory.Selector) bool {
+	return slices.ContainsFunc(known, func(k Known) bool {
+		role := func(inventory.InstanceID) (string, bool) {
+			if k.State == nil || k.State.Role() == "" {
+				return "", false
+			}
+			return k.State.Role(), true
+		}
+		return k.Instance.Host.Name == host && slices.ContainsFunc(selectors, func(s inventory.Selector) bool { return s.Match(k.Instance, role) == inventory.Yes })
+	})
+}
+
+func hostDue(known []Known, host string) bool {
+	return slices.ContainsFunc(known, func(k Known) bool {
+		return k.Instance.Host.Name == host && k.Err == nil && k.Plan != nil && len(k.Plan.Steps) > 0
+	})
+}
+
+// hostOrder returns the hosts in the order in which they are worked on: the
+// canary's, then as order says, then as in fleet.toml, but the members of a
+// cluster so that a primary comes after its standbys, or before them where that
+// is what a restart needs.
+func hostOrder(known []Known, r inventory.Rollout) ([]string, error) {
+	var hosts []string
+	for _, k := range known {
+		if !slices.Contains(hosts, k.Instance.Host.Name) {
+			hosts = append(hosts, k.Instance.Host.Name)
+		}
+	}
+	place := func(host string) int {
+		if meant(known, host, r.Canary.Hosts) {
+			return -1
+		}
+		for i, s := range r.Order {
+			if meant(known, host, []inventory.Selector{s}) {
+				return i
+			}
+		}
+		return len(r.Order)
+	}
+	slices.SortStableFunc(hosts, func(a, b string) int { return place(a) - place(b) })
+	after, err := predecessors(known)
+	if err != nil {
+		return nil, err
+	}
+	var order []string
+	for len(hosts) > 0 {
+		at := slices.IndexFunc(hosts, func(h string) bool {
+			return !slices.ContainsFunc(hosts, func(other string) bool { return slices.Contains(after[h], other) })
+		})
+		at = max(at, 0) // a circle, of hosts with several instances: they are in one line anyway
+		order = append(order, hosts[at])
+		hosts = slices.Delete(hosts, at, at+1)
+	}
+	for i, h := range order {
+		if meant(known, h, r.Canary.Hosts) && slices.ContainsFunc(order[:i], func(o string) bool {
+			return !meant(known, o, r.Canary.Hosts) && hostDue(known, o) && slices.Contains(after[h], o)
+		}) {
+			return nil, fmt.Errorf("[rollout] canary: %s comes after %s, which belongs to the same replication cluster and is not in the canary: name that one", h, joinHosts(after[h]))
+		}
+	}
+	return order, nil
+}
+
+// predecessors returns, for each host, those that are worked on before it.
+func predecessors(known []Known) (map[string][]string, error) {
+	after := map[string][]string{}
+	for _, c := range Clusters(known) {
+		first, err := c.PrimaryFirst(known)
+		if err != nil {
+			return nil, fmt.Errorf("cluster %s: %w", c.Name, err)
+		}
+		if c.Primary < 0 {
+			continue
+		}
+		primary := known[c.Primary].Instance.Host.Name
+		for _, i := range c.Members {
+			standby := known[i].Instance.Host.Name
+			switch {
+			case standby == primary:
+			case first:
+				after[standby] = append(after[standby], primary)
+			default:
+				after[primary] = append(after[primary], standby)
+			}
+		}
+	}
+	return after, nil
+}
+
+func joinHosts(list []string) string {
+	names := make([]inventory.InstanceID, len(list))
+	for i, h := range list {
+		names[i] = inventory.InstanceID(h)
+	}
+	return joinIDs(names)
+}
+
+// lines puts those instances of a wave that must not be worked on at the same
+// time into one line: those of one host, and those of one replication cluster.
+// Within a line they keep the order of a cluster's members.
+func lines(known []Known, wave Wave, clusters []Cluster) [][]int {
+	of := clusterOf(clusters, len(known))
+	g := newGroups(len(known))
+	for _, i := range wave.Members {
+		for _, j := range wave.Members {
+			if known[i].Instance.Host == known[j].Instance.Host || of[i] >= 0 && of[i] == of[j] {
+				g.join(i, j)
+			}
+		}
+	}
+	place := func(i int) int {
+		first := of[i] >= 0 && primaryFirst(clusters[of[i]], known)
+		if first {
+			return -rank(known[i])
+		}
+		return rank(known[i])
+	}
+	var all [][]int
+	for _, members := range g.lists() {
+		members = slices.DeleteFunc(members, func(i int) bool { return !slices.Contains(wave.Members, i) })
+		if len(members) == 0 {
+			continue
+		}
+		slices.SortStableFunc(members, func(a, b int) int { return place(a) - place(b) })
+		all = append(all, members)
+	}
+	return all
+}
+
+// primaryFirst is PrimaryFirst once Waves has found that there is an order.
+func primaryFirst(c Cluster, known []Known) bool {
+	first, _ := c.PrimaryFirst(known)
+	return first
+}
