@@ -148,9 +148,17 @@ func (t *Settings) Reads(in inventory.Instance, s *State) []facts.Read {
 	return reads
 }
 
-// Plan compares the fragment with what is there, and what the server runs with
-// with what it will find in its files.
+// Plan takes back what hides the task's values from all sessions, and then sees
+// to the files.
 func (t *Settings) Plan(in inventory.Instance, s *State) (Outcome, error) {
+	out, err := t.planFiles(in, s)
+	out.Changes = append(t.resets(s), out.Changes...)
+	return out, err
+}
+
+// planFiles compares the fragment with what is there, and what the server runs
+// with with what it will find in its files.
+func (t *Settings) planFiles(in inventory.Instance, s *State) (Outcome, error) {
 	out := Outcome{Warnings: t.notStarted(s)}
 	fragment := t.fragment(s)
 	found, err := s.File(fragment)

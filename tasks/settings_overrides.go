@@ -2,7 +2,6 @@ package tasks
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/pgfleet/pgfleet/internal/catalog"
@@ -10,39 +9,60 @@ import (
 	"github.com/pgfleet/pgfleet/inventory"
 )
 
-// Finish looks at what wins over the files in some sessions, once all other
-// tasks have set and reset what is theirs. What ALTER ROLE ALL sets for every
-// session takes the place of the task's own value and is reset; what a single
-// role or database has may be meant, and is warned of.
+// resets takes back what ALTER ROLE ALL sets for every session, in place of the
+// task's own value.
+func (t *Settings) resets(s *State) []Change {
+	var resets []placed
+	for _, o := range t.overruled(s) {
+		if o.Role == "" && o.Database == "" {
+			resets = append(resets, placed{maintenanceDatabase, catalog.SetParameter{Setting: o, Reset: true}})
+		}
+	}
+	return t.changes(s, resets)
+}
+
+// Finish warns of what a single role or database has of its own, once all other
+// tasks have set and reset what is theirs: that may be meant.
 func (t *Settings) Finish(_ inventory.Instance, s *State) (Outcome, error) {
 	var out Outcome
-	if t.State == "absent" || s.Server() == nil {
-		return out, nil
-	}
-	rows := s.Catalog()
-	var resets []placed
-	for _, o := range s.overrides() {
-		at := slices.IndexFunc(t.Settings, func(p parameter) bool {
-			return postgres.CanonicalName(p.name, s.version()) == postgres.CanonicalName(o.Name, s.version())
-		})
-		if at < 0 {
-			continue
-		}
-		value := t.Settings[at].value
-		switch {
-		case sameValue(rows, o.Name, o.Value, value), isPreload(o.Name) && !t.exact(o.Name) && holdsAll(o.Name, o.Value, value):
-		case o.Role == "" && o.Database == "":
-			resets = append(resets, placed{maintenanceDatabase, catalog.SetParameter{Setting: o, Reset: true}})
-		default:
-			out.Warnings = append(out.Warnings, overrideWarning(o, value))
+	for _, o := range t.overruled(s) {
+		if o.Role != "" || o.Database != "" {
+			out.Warnings = append(out.Warnings, t.overrideWarning(s, o))
 		}
 	}
-	out.Changes = t.changes(s, resets)
 	return out, nil
 }
 
+// overruled returns the settings of roles and databases that win over one of the
+// task's in some sessions.
+func (t *Settings) overruled(s *State) []catalog.Setting {
+	if t.State == "absent" || s.Server() == nil {
+		return nil
+	}
+	var list []catalog.Setting
+	for _, o := range s.overrides() {
+		value, ok := t.value(s, o.Name)
+		if !ok || sameValue(s.Catalog(), o.Name, o.Value, value) || isPreload(o.Name) && !t.exact(o.Name) && holdsAll(o.Name, o.Value, value) {
+			continue
+		}
+		list = append(list, o)
+	}
+	return list
+}
+
+// value returns what the task sets a parameter to.
+func (t *Settings) value(s *State, name string) (string, bool) {
+	for _, p := range t.Settings {
+		if postgres.CanonicalName(p.name, s.version()) == postgres.CanonicalName(name, s.version()) {
+			return p.value, true
+		}
+	}
+	return "", false
+}
+
 // overrideWarning says in whose sessions a value is not the task's.
-func overrideWarning(o catalog.Setting, value string) string {
+func (t *Settings) overrideWarning(s *State, o catalog.Setting) string {
+	value, _ := t.value(s, o.Name)
 	who := "database " + o.Database
 	switch {
 	case o.Role != "" && o.Database != "":

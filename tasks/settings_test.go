@@ -193,11 +193,11 @@ func TestSettingOfAllRoles(t *testing.T) {
 	w.server(func(s *facts.Server) { s.Overrides = []facts.Override{{Name: "work_mem", Value: "1MB"}} })
 	tasks := settings("a", "10-a.conf", `work_mem = "8MB"`)
 	p := mustPlan(t, w, tasks)
-	if d := cmp.Diff([]string{"ALTER ROLE ALL RESET work_mem"}, intents(p)[1]); d != "" {
+	if d := cmp.Diff([]string{"ALTER ROLE ALL RESET work_mem"}, intents(p)[0]); d != "" {
 		t.Error(d)
 	}
 	// The file was written and never loaded, which no value tells.
-	a := p.Steps[0].Changes[0].Action.(WriteFile)
+	a := p.Steps[1].Changes[0].Action.(WriteFile)
 	w.fragment("10-a.conf", a.Content)
 	w.server(func(s *facts.Server) { s.Overrides = nil })
 	if p := mustPlan(t, w, tasks); len(p.Steps) > 0 {

@@ -127,15 +127,17 @@ type finisher interface {
 	Finish(in inventory.Instance, s *State) (Outcome, error)
 }
 
-// Statements plans again what the task's statements come from: what it has after
-// all others, where it is of a kind that finishes, and its plan otherwise. It
-// needs no more facts than the server's own and those that the task Reads.
+// Statements plans again what a step of SQL of the task consists of. It needs no
+// more facts than the server's own and those that the task Reads.
 func (b *Bound) Statements(s *State) (Outcome, error) {
-	if t, ok := b.Task.(finisher); ok {
-		return t.Finish(b.Instance, s)
+	if t, ok := b.Task.(resetter); ok {
+		return Outcome{Changes: t.resets(s)}, nil
 	}
 	return b.Task.Plan(b.Instance, s)
 }
+
+// resetter is implemented by kinds of which most is not SQL.
+type resetter interface{ resets(s *State) []Change }
 
 // replicated is implemented by kinds that are carried out on the primary and
 // whose effects come to a standby: later tasks are planned with them there too.

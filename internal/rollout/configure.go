@@ -442,13 +442,6 @@ func (x *executor) lastWords(ctx context.Context, since int64) string {
 	return "; its log says: " + words
 }
 
-// comesLater reports whether a later step of the plan makes the change.
-func (x *executor) comesLater(c tasks.Change) bool {
-	return slices.ContainsFunc(x.later, func(s tasks.Step) bool {
-		return slices.ContainsFunc(s.Changes, func(l tasks.Change) bool { return l.Key == c.Key && l.Part == c.Part })
-	})
-}
-
 // verified plans the step's tasks again from fresh facts: nothing may be due
 // any more. What a view would not show is so found as well, because planning
 // compares running values, the certificate that is served and the time of the
@@ -462,9 +455,7 @@ func (x *executor) verified(ctx context.Context, logged int64) error {
 	}
 	var left []string
 	for _, c := range plan.Changes() {
-		if !x.comesLater(c) {
-			left = append(left, c.Intent)
-		}
+		left = append(left, c.Intent)
 	}
 	if len(left) > 0 {
 		return fmt.Errorf("the server did not take the change over; still due: %s%s", strings.Join(left, "; "), x.lastWords(ctx, logged))
