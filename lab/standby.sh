@@ -11,8 +11,16 @@ chmod 0600 $pass
 echo "$PRIMARY:5432:replication:replicator:$PASSWORD" >$pass
 cd /var/lib/postgresql
 rm -r "$data"
-runuser -u postgres -- pg_basebackup --host="$PRIMARY" --username=replicator --no-password --pgdata="$data" \
-	--write-recovery-conf --wal-method=stream --create-slot --slot="$SLOT" --checkpoint=fast --no-sync
+backup() {
+	runuser -u postgres -- pg_basebackup --host="$PRIMARY" --username=replicator --no-password --pgdata="$data" \
+		--write-recovery-conf --wal-method=stream --create-slot --slot="$SLOT" --checkpoint=fast --no-sync
+}
+# The checkpoint of another standby's backup may remove the segment that a new
+# slot is about to reserve.
+backup || {
+	runuser -u postgres -- psql -Xqc "DROP_REPLICATION_SLOT $SLOT" "host=$PRIMARY user=replicator dbname=replication replication=true"
+	backup
+}
 echo auto >"/etc/postgresql/$VERSION/main/start.conf"
 systemctl daemon-reload
 systemctl start "postgresql@$VERSION-main"

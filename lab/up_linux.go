@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,6 +72,9 @@ func up(ctx context.Context, opts Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := raiseInotify(); err != nil {
+		return nil, err
+	}
 	lock, err := lockBridge(ctx, opts)
 	if err != nil {
 		return nil, err
@@ -93,6 +97,21 @@ func up(ctx context.Context, opts Options) (*Lab, error) {
 	}
 	o := order{Options: opts, Dir: dir, Bases: bases, Owner: fmt.Sprintf("process %d (%s)", os.Getpid(), filepath.Base(os.Args[0]))}
 	return startSupervisor(ctx, command, o, lock)
+}
+
+// raiseInotify lets two dozen systemds run beside each other: all containers
+// share the kernel's limit of inotify instances for root, which is 128 by default
+// (inotify(7)), and each systemd takes five or more. It stays raised.
+func raiseInotify() error {
+	const path, enough = "/proc/sys/fs/inotify/max_user_instances", 1024
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if now, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil && now >= enough {
+		return nil
+	}
+	return os.WriteFile(path, []byte(strconv.Itoa(enough)), 0o644)
 }
 
 func ensureBases(ctx context.Context, opts Options) (map[int]base, error) {

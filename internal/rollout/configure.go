@@ -364,7 +364,10 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 	logged := x.logSize(ctx)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	began := time.Now()
+	if restart && before.Reached && x.restarted != nil {
+		watched := x.watchOutage(ctx)
+		defer func() { x.restarted(watched()) }()
+	}
 	script := "exec systemctl " + verb + " " + transport.Quote(server.Unit)
 	if restart {
 		// systemd refuses to start a unit that failed a few times in a row, and
@@ -387,9 +390,6 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 		if last, err = x.server(ctx); err == nil && last.Reached {
 			switch {
 			case restart && last.Started.After(before.Started):
-				if before.Reached && x.restarted != nil {
-					x.restarted(time.Since(began))
-				}
 				return nil
 			case !restart && last.Loaded.After(before.Loaded):
 				return nil

@@ -19,8 +19,11 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgfleet/pgfleet/lab"
 )
@@ -51,11 +54,10 @@ func run(ctx context.Context) error {
 	}
 	r := &report{versions: map[int]int{}}
 	unit := []string{"test", "-json", "-vet=all", "./..."}
-	if err := r.goTest(ctx, "without the lab", unit...); err != nil {
+	if err := r.goTest(ctx, "without the lab", "", unit...); err != nil {
 		return err
 	}
-	onLab := []string{"test", "-json", "-tags", "lab", "-count=1", "-p", "1", "-timeout", "85m", "-run", "^TestLab", "./..."}
-	if err := r.goTest(ctx, "on the lab's hosts", onLab...); err != nil {
+	if err := r.onLab(ctx); err != nil {
 		return err
 	}
 	if os.Getenv("PGFLEET_SOAK") != "" {
@@ -80,6 +82,39 @@ func run(ctx context.Context) error {
 		return errors.New("the tests did not pass")
 	}
 	return nil
+}
+
+// onLab runs the tests that boot hosts: package by package in two lanes, each with
+// a bridge of its own, because hosts that boot and restart mostly wait.
+func (r *report) onLab(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, "go", "list", "-tags", "lab", "./...").Output()
+	if err != nil {
+		return fmt.Errorf("listing the packages: %w", err)
+	}
+	var lanes [2][]string
+	for _, pkg := range strings.Fields(string(out)) {
+		lane := 0
+		if strings.HasSuffix(pkg, "/lab/e2e") { // takes as long as all others
+			lane = 1
+		}
+		lanes[lane] = append(lanes[lane], pkg)
+	}
+	var group errgroup.Group
+	for i, packages := range lanes {
+		group.Go(func() error {
+			args := append([]string{"test", "-json", "-tags", "lab", "-count=1", "-p", "1", "-timeout", "85m", "-run", "^TestLab"}, packages...)
+			return r.goTest(ctx, fmt.Sprintf("on the lab's hosts, lane %d", i+1), bridge(i), args...)
+		})
+	}
+	return group.Wait()
+}
+
+// bridge names the lab of a lane: PGFLEET_LAB_BRIDGE, or pglab0, and those after
+// it.
+func bridge(lane int) string {
+	n := 0
+	_, _ = fmt.Sscanf(os.Getenv("PGFLEET_LAB_BRIDGE"), "pglab%d", &n)
+	return fmt.Sprintf("PGFLEET_LAB_BRIDGE=pglab%d", n+lane)
 }
 
 // prepare installs what the tests need and this machine lacks: the lab's own
@@ -112,6 +147,7 @@ func prepare(ctx context.Context) error {
 }
 
 type report struct {
+	mu                      sync.Mutex
 	passed, failed, skipped int
 	versions                map[int]int
 	problems                []string
@@ -127,10 +163,15 @@ type event struct {
 	FailedBuild string
 }
 
-// goTest runs go test, prints what fails as it fails, and counts.
-func (r *report) goTest(ctx context.Context, title string, args ...string) error {
+// goTest runs go test, prints what fails as it fails, and counts. Setting is one
+// more variable of its environment, NAME=value, or empty. It may be called
+// concurrently.
+func (r *report) goTest(ctx context.Context, title, setting string, args ...string) error {
 	fmt.Println("#", title)
 	cmd := exec.CommandContext(ctx, "go", args...)
+	if setting != "" {
+		cmd.Env = append(os.Environ(), setting)
+	}
 	cmd.Stderr = os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = time.Minute
@@ -152,7 +193,10 @@ func (r *report) goTest(ctx context.Context, title string, args ...string) error
 		}
 		r.take(e, output)
 	}
-	if err := cmd.Wait(); err != nil && r.failed == 0 {
+	err = cmd.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil && r.failed == 0 {
 		r.problems = append(r.problems, fmt.Sprintf("go test %s: %v", title, err))
 	}
 	return ctx.Err()
@@ -171,7 +215,7 @@ func (r *report) fuzz(ctx context.Context) error {
 		}
 		target := strings.TrimSpace(e.Output)
 		args := []string{"test", "-json", "-run", "^$", "-fuzz", "^" + target + "$", "-fuzztime", "60s", "-fuzzminimizetime", "5x", e.Package}
-		if err := r.goTest(ctx, "fuzzing "+target, args...); err != nil {
+		if err := r.goTest(ctx, "fuzzing "+target, "", args...); err != nil {
 			return err
 		}
 	}
@@ -182,6 +226,8 @@ func (r *report) fuzz(ctx context.Context) error {
 var versionInPath = regexp.MustCompile(`/postgres-(\d+)(/|$)`)
 
 func (r *report) take(e event, output map[string][]string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	key := e.Package + "\x00" + e.Test
 	switch e.Action {
 	case "output", "build-output":
