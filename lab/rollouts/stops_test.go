@@ -1,0 +1,174 @@
+//go:build lab
+
+package rollouts
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// logged is a setting that a reload applies.
+func logged(ms int) string {
+	return fmt.Sprintf("\n[[task]]\nname = \"Slow statements\"\nkind = \"settings\"\nfile = \"30-slow.conf\"\nsettings = { log_min_duration_statement = %d }\n", ms)
+}
+
+// running says what log_min_duration_statement each host runs with.
+func (b *bench) running(hosts ...string) map[string]string {
+	m := map[string]string{}
+	for _, h := range hosts {
+		m[h] = sql(b.t, h, "SELECT setting FROM pg_settings WHERE name = 'log_min_duration_statement'")
+	}
+	return m
+}
+
+// wantRunning demands a value on some hosts, and another on all others.
+func (b *bench) wantRunning(changed []string, value, other string) {
+	b.t.Helper()
+	for h, got := range b.running(all()...) {
+		want := other
+		if slices.Contains(changed, h) {
+			want = value
+		}
+		if got != want {
+			b.t.Errorf("%s runs with %s, want %s", h, got, want)
+		}
+	}
+}
+
+func all() []string {
+	var hosts []string
+	for _, c := range clusters() {
+		hosts = append(hosts, members(c.Name)...)
+	}
+	return hosts
+}
+
+// A rollout stops where it should, and what failed its checks is as it was.
+func TestLabRolloutStops(t *testing.T) {
+	b := newBench(t)
+	b.fleet("", logged(100))
+	b.want(0, "apply", "--yes")
+
+	t.Run("a setting with which no server starts, in the canary", func(t *testing.T) {
+		b.t = t
+		b.fleet("\n[rollout]\ncanary = 1\nbatches = 4\n", logged(200)+"\n[[task]]\nname = \"Memory\"\nkind = \"settings\"\nfile = \"40-memory.conf\"\nsettings = { shared_buffers = \"900GB\" }\n")
+		s := b.want(1, "apply", "--yes", "--json")
+		said, early := outcomes(t, s)
+		if !strings.Contains(early, "the canary failed (a2), so nothing else was touched") {
+			t.Errorf("the rollout ended: %q", early)
+		}
+		for h, o := range said {
+			if want := map[bool]string{true: "failed", false: "stopped"}[h == "a2"]; o.Status != want {
+				t.Errorf("%s is %s, want %s: %s", h, o.Status, want, o.Error)
+			}
+		}
+		if !strings.Contains(said["a2"].Error, "everything was put back") {
+			t.Errorf("a2: %s", said["a2"].Error)
+		}
+		b.wantRunning(nil, "", "100")
+	})
+
+	t.Run("the user's own gate", func(t *testing.T) {
+		b.t = t
+		b.fleet("\n[rollout]\ncanary = [\"b3\"]\nbatches = [2, \"100%\"]\ngate = \"echo $PGFLEET_HOSTS >>seen; test $PGFLEET_WAVE != 2 || { echo no more of this; exit 7; }\"\n", logged(200))
+		s := b.want(1, "apply", "--yes")
+		if !strings.Contains(s.all(), "after wave 2 of 3: the gate") || !strings.Contains(s.all(), "no more of this") {
+			t.Errorf("not said that the gate failed:\n%s", s.all())
+		}
+		if seen, _ := os.ReadFile(filepath.Join(b.dir, "seen")); string(seen) != "b3\na2 a3\n" {
+			t.Errorf("the gate was run with %q", seen)
+		}
+		b.wantRunning([]string{"b3", "a2", "a3"}, "200", "100")
+		b.fleet("", logged(100))
+		b.want(0, "apply", "--yes")
+	})
+
+	t.Run("clients that do not come back", func(t *testing.T) {
+		b.t = t
+		for range 3 {
+			conn, err := login(t.Context(), "a2", "bench")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close(t.Context())
+		}
+		b.fleet("\n[rollout]\ncanary = 1\ngate_timeout = \"3s\"\n", connections(130)+logged(200))
+		s := b.want(1, "apply", "--yes")
+		if !strings.Contains(s.all(), "after wave 1 of 2 (canary): a2: bench in database bench had 3 sessions before, and has none now") {
+			t.Errorf("not said that clients are missing:\n%s", s.all())
+		}
+		b.wantRunning([]string{"a2"}, "200", "100")
+		b.fleet("", connections(100)+logged(100))
+		b.want(0, "apply", "--yes", "-l", "a1,a2,a3")
+	})
+
+	t.Run("dead hosts", func(t *testing.T) {
+		b.t = t
+		dead := []string{"b2", "c2", "d2"}
+		const rollout = "\n[rollout]\ncanary = [\"a2\"]\nbatches = 3\nmax_failures = 2\ngate = \"touch seen-$PGFLEET_WAVE; sleep 3\"\n"
+		b.fleet(rollout, logged(200))
+		// They die while the rollout is on its way.
+		killed := make(chan struct{})
+		go func() {
+			defer close(killed)
+			for range 600 {
+				if _, err := os.Stat(filepath.Join(b.dir, "seen-1")); err == nil {
+					break
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+			for _, h := range dead {
+				if err := fleet.lab.Host(h).Kill(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+		s := b.want(1, "apply", "--yes", "--json")
+		<-killed
+		said, early := outcomes(t, s)
+		failed := 0
+		for _, o := range said {
+			if o.Status == "failed" || o.Status == "unreachable" {
+				failed++
+			}
+		}
+		if failed != 2 || !strings.Contains(early, "max_failures = 2 allows no more") {
+			t.Errorf("%d hosts failed, and the rollout ended: %q", failed, early)
+		}
+		for _, h := range []string{"d1", "d3"} {
+			if said[h].Status != "stopped" {
+				t.Errorf("%s is %s", h, said[h].Status)
+			}
+		}
+		// They were dead before it begins: nobody is touched.
+		s = b.want(1, "apply", "--yes", "--json")
+		said, early = outcomes(t, s)
+		for h, o := range said {
+			if want := map[bool]string{true: "unreachable", false: "stopped"}[slices.Contains(dead, h)]; o.Status != want && o.Status != "unchanged" {
+				t.Errorf("%s is %s, want %s: %s", h, o.Status, want, o.Error)
+			}
+		}
+		if !strings.Contains(early, "b2, c2, d2 failed, and max_failures = 2 allows no more") {
+			t.Errorf("the rollout ended: %q", early)
+		}
+		for _, h := range dead {
+			if err := fleet.lab.Host(h).Start(t.Context()); err != nil {
+				t.Error(err)
+			}
+			for range 300 {
+				if strings.Contains(look(t, h, "cd /; runuser -u postgres -- psql -XAtqc 'SELECT status FROM pg_stat_wal_receiver' 2>&1 || true"), "streaming") {
+					break
+				}
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		b.want(0, "apply", "--yes")
+		b.wantRunning(all(), "200", "")
+	})
+	t.Log("PROOF: a bad setting in the canary, a gate, missing clients, and three dead hosts against a budget of two stopped the rollout where they should; no host that failed its checks was left changed")
+}
