@@ -77,9 +77,17 @@ func (k Known) Access() Status {
 	return Unreachable
 }
 
+// downRank is that of a server that does not answer: it is started, or found to
+// be broken, before anything is done to the others of its cluster.
+const downRank = -2
+
 func rank(k Known) int {
-	if k.State != nil && k.State.Role() == "standby" {
+	switch {
+	case k.State == nil:
+	case k.State.Role() == "standby":
 		return 0
+	case k.State.Role() == "":
+		return downRank
 	}
 	return 1
 }

@@ -45,7 +45,7 @@ func (a *rolling) peersOf(i int) peers {
 		case j == i || k.State == nil:
 		case j == a.clusters[c].Primary:
 			p.primary = &a.known[j].Instance
-		case k.State.Role() == "standby":
+		default: // also one that does not answer, and may be one
 			p.standbys = append(p.standbys, k.Instance)
 		}
 	}

@@ -133,6 +133,13 @@ func hostOrder(known []Known, r inventory.Rollout) ([]string, error) {
 func predecessors(known []Known) (map[string][]string, error) {
 	after := map[string][]string{}
 	for _, c := range Clusters(known) {
+		for _, i := range c.Members {
+			for _, j := range c.Members {
+				if a, b := known[i].Instance.Host.Name, known[j].Instance.Host.Name; a != b && rank(known[i]) > downRank && rank(known[j]) == downRank {
+					after[a] = append(after[a], b)
+				}
+			}
+		}
 		first, err := c.PrimaryFirst(known)
 		if err != nil {
 			return nil, fmt.Errorf("cluster %s: %w", c.Name, err)
@@ -144,7 +151,7 @@ func predecessors(known []Known) (map[string][]string, error) {
 		for _, i := range c.Members {
 			standby := known[i].Instance.Host.Name
 			switch {
-			case standby == primary:
+			case standby == primary, rank(known[i]) == downRank, rank(known[c.Primary]) == downRank:
 			case first:
 				after[standby] = append(after[standby], primary)
 			default:
@@ -178,8 +185,8 @@ func lines(known []Known, wave Wave, clusters []Cluster) [][]int {
 	}
 	place := func(i int) int {
 		first := of[i] >= 0 && primaryFirst(clusters[of[i]], known)
-		if first {
-			return -rank(known[i])
+		if r := rank(known[i]); first && r != downRank {
+			return -r
 		}
 		return rank(known[i])
 	}
