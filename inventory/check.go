@@ -33,6 +33,7 @@ func (l *loader) check() {
 	own := l.checkGroups(taken)
 	l.replications(taken)
 	l.mergeVariables(own)
+	l.checkClients()
 	l.checkTasks()
 }
 
