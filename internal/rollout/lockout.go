@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/tasks"
 	"github.com/pgfleet/pgfleet/transport"
 )
@@ -92,4 +93,11 @@ func (r *Run) CheckAllowLockout(known []Known) error {
 		}
 	}
 	return fmt.Errorf("--allow-lockout: nobody who would lose access is called %s; these are: %s", strings.Join(r.AllowLockout, " or "), strings.Join(who, ", "))
+}
+
+// shutOut reports whether a server answered, and refused to let pgfleet in: by
+// its rules, or for want of a credential (class 28 in the manual's appendix on
+// error codes). One that did let it in will not do so again by itself.
+func shutOut(s facts.Server) bool {
+	return !s.Reached && strings.Contains(s.Problem, "(SQLSTATE 28")
 }
