@@ -181,7 +181,7 @@ func (t *HBA) all(in inventory.Instance, s *State) []postgres.HBARule {
 // rules would be others when the same task is planned again.
 func (t *HBA) replication(in inventory.Instance, s *State) []postgres.HBARule {
 	kind := "host"
-	if t.offersTLS(s) {
+	if on, known := t.offersTLS(s); on && known {
 		kind = "hostssl"
 	}
 	role := postgres.HBAToken{Text: "all"}
@@ -205,11 +205,12 @@ func (t *HBA) replication(in inventory.Instance, s *State) []postgres.HBARule {
 	return rules
 }
 
-// offersTLS reports whether ssl is on once all tasks are carried out.
-func (t *HBA) offersTLS(s *State) bool {
+// offersTLS reports whether ssl is on once all tasks are carried out. It is not
+// known of a server that does not run, and whose files say nothing of it.
+func (t *HBA) offersTLS(s *State) (on, known bool) {
 	tls := postgres.Setting{Name: "ssl", VarType: "bool"}
-	on, err := tls.Normalize(t.declared(s).configuration().value("ssl"))
-	return err == nil && on == "on"
+	value, err := tls.Normalize(t.declared(s).configuration().value("ssl"))
+	return value == "on", err == nil
 }
 
 func (t *HBA) declares(s *State) []string { return []string{s.paths().hba} }

@@ -21,7 +21,7 @@ type access struct {
 	now     []postgres.HBARule // that the server has loaded
 	loaded  bool               // that is known
 	inForce bool               // both are the same
-	tls     bool               // the server will have ssl on
+	noTLS   bool               // the server will have ssl off
 	clients []client
 	out     *Outcome
 }
@@ -31,7 +31,9 @@ type access struct {
 // need beyond what they have shown to have is a warning where nobody can tell
 // whether they have it, and so is what is in force already.
 func (t *HBA) lockouts(s *State, rules []postgres.HBARule, out *Outcome) {
-	a := access{task: t, state: s, rules: rules, tls: t.offersTLS(s), clients: t.declaredClients(s), out: out}
+	a := access{task: t, state: s, rules: rules, clients: t.declaredClients(s), out: out}
+	on, known := t.offersTLS(s)
+	a.noTLS = known && !on
 	if srv := s.Server(); srv != nil {
 		a.now, a.loaded = s.hbaRules()
 		a.loaded = a.loaded && !s.hbaDue()
@@ -212,7 +214,7 @@ func (a *access) declared(c client, login inventory.Login) {
 	if login.From.IsValid() {
 		whole = networkName(login.From)
 	}
-	if login.TLS && !a.tls {
+	if login.TLS && a.noTLS {
 		running, ok := a.state.ranWith("ssl")
 		a.lose(Lockout{Who: c.name, Subject: subject(whole), Why: "it connects with TLS, and ssl is off; say tls = false if it need not"}, a.inForce && ok && running != "on")
 		return

@@ -194,6 +194,16 @@ func TestLockoutsOfDeclaredClients(t *testing.T) {
 	}
 }
 
+// Of a server that does not run nobody knows whether it will have TLS.
+func TestDeclaredClientsOfAServerThatIsDown(t *testing.T) {
+	w := newWorld()
+	w[facts.Postgres{Port: 5432, SocketDir: socketDir}] = facts.Answer{Value: facts.Server{Problem: "no such file"}}
+	p := mustPlan(t, w, hba(ours+`"hostssl app app all md5"`)+declaredClient("user = [\"app\", \"other\"]\ndatabase = \"app\"\nfrom = \"10.1.0.0/24\"\n"))
+	if got, want := lockouts(p), `shop: client shop (other in app from 10.1.0.0/24): "host all all 0.0.0.0/0 reject" matches first`; got != want {
+		t.Errorf("lock-outs: %s\nwant: %s", got, want)
+	}
+}
+
 // A session is named after the client that it belongs to.
 func TestLockoutNames(t *testing.T) {
 	w := newWorld()

@@ -84,7 +84,7 @@ func TestLabLockout(t *testing.T) {
 			if _, err := stream.Exec(t.Context(), "IDENTIFY_SYSTEM").ReadAll(); err != nil {
 				t.Fatal(err)
 			}
-			client := fmt.Sprintf("\n[[client]]\nname = \"reporting\"\nuser = \"reports\"\ndatabase = \"appdb\"\nfrom = \"{{ .Vars.applications }}\"\ntls = false\n")
+			const client = "\n[[client]]\nname = \"reporting\"\nuser = \"reports\"\ndatabase = \"appdb\"\nfrom = \"{{ .Vars.applications }}\"\ntls = false\n"
 			upper := strings.Replace(fleet.lab.Applications.String(), ".0/24", ".128/25", 1)
 			b := newBench(t, who("local all postgres peer", "host appdb reports "+upper+" trust")+client, host)
 			before := etcFiles(t, host)
@@ -148,6 +148,9 @@ func TestLabLockoutOfPgfleet(t *testing.T) {
 				"a password": {"local all all scram-sha-256"},
 				"another":    {"local all all peer map=nobody"},
 			} {
+				if v != 17 && name != "no rule" {
+					continue // one version is enough for the variants
+				}
 				b.fleet(who(rules...), host)
 				start := time.Now()
 				s := b.want(1, "apply", "--yes", "--allow-lockout", "pgfleet")
