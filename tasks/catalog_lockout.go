@@ -89,6 +89,23 @@ func barred(before, after *State, s facts.Session) string {
 			return now
 		}
 	}
+	return byMembership(was, is, after, s)
+}
+
+// byMembership says that rules about a role's memberships let it in no more, because
+// these change.
+func byMembership(was, is *catalog.Cluster, after *State, s facts.Session) string {
+	rules, ok := after.hbaRules()
+	if !ok {
+		return ""
+	}
+	conn := after.connection(s)
+	conn.MemberOf = func(role string) bool { return was.MemberOf(s.User, role) }
+	had := judge(rules, conn)
+	conn.MemberOf = func(role string) bool { return is.MemberOf(s.User, role) }
+	if has := judge(rules, conn); had.in && had.rule != nil && has.out {
+		return fmt.Sprintf("its memberships change: it gets in by %q now, and then %s", had.rule.Summary(), has.matches())
+	}
 	return ""
 }
 

@@ -254,9 +254,9 @@ func TestLockoutsByTheCatalogs(t *testing.T) {
 		return "\n[[task]]\nname = \"" + name + "\"\nkind = \"grant\"\ndatabase = \"app\"\nto = \"" + to + "\"\nprivileges = [\"CONNECT\"]\ndatabases = [\"app\"]\nstate = \"" + state + "\"\n"
 	}
 	for name, c := range map[string]struct {
-		tasks, want, task string
-		change            func(*catalog.Cluster)
-		sessions          int
+		tasks, want, task, hba string
+		change                 func(*catalog.Cluster)
+		sessions               int
 	}{
 		"no login":                  {tasks: role("app", ""), want: "app@10.1.0.1: app in app from 10.1.0.1 (1 session now): the role becomes NOLOGIN", task: "role app"},
 		"login":                     {tasks: role("app", "login = true")},
@@ -268,11 +268,16 @@ func TestLockoutsByTheCatalogs(t *testing.T) {
 		"CONNECT for nobody":        {tasks: connect("nobody", "PUBLIC", "absent") + role("other", "login = true"), want: "the role loses CONNECT on the database", task: "nobody"},
 		"CONNECT for it alone":      {tasks: connect("nobody", "PUBLIC", "absent") + connect("app", "app", "present")},
 		"CONNECT for its group":     {tasks: connect("nobody", "PUBLIC", "absent") + connect("apps", "apps", "present")},
+		"a membership":              {hba: "local all all peer\nhost all +apps all md5\n", tasks: role("app", "login = true\nmember_of = []"), want: `its memberships change: it gets in by "host all +apps all md5" now, and then no rule matches`, task: "role app"},
+		"a membership that matters": {hba: "local all all peer\nhost all +other all reject\nhost all all all md5\n", tasks: role("app", "login = true\nmember_of = [\"other\"]"), want: `it gets in by "host all all all md5" now, and then "host all +other all reject" matches first`, task: "role app"},
 		"pgfleet's own role":        {tasks: role("postgres", "login = false"), want: "pgfleet: pgfleet itself, as postgres over the local socket: the role becomes NOLOGIN", task: "role postgres"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld()
 			w.hba("local all all peer\nhost all all all md5\n")
+			if c.hba != "" {
+				w.hba(c.hba)
+			}
 			held := cluster15()
 			held.Contents["app"] = &catalog.Contents{}
 			if c.change != nil {

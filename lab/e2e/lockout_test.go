@@ -169,6 +169,24 @@ func TestLabLockoutOfPgfleet(t *testing.T) {
 	}
 }
 
+// The same where the server is restarted with the rules.
+func TestLabLockoutOfPgfleetByARestart(t *testing.T) {
+	t.Run("postgres-17", func(t *testing.T) {
+		fresh(t, "pg17")
+		before := etcFiles(t, "pg17")
+		b := newBench(t, who("local all dba peer")+oneSetting("max_wal_senders", "15"), "pg17")
+		says(t, b.want(1, "apply", "--yes", "--allow-lockout", "pgfleet"), "the server does not let pgfleet in any more", "everything was put back")
+		for path, sum := range etcFiles(t, "pg17") {
+			if before[path] != sum {
+				t.Errorf("%s is not as before", path)
+			}
+		}
+		if got := sql(t, "pg17", "SHOW max_wal_senders"); got != "10" {
+			t.Errorf("max_wal_senders is %s", got)
+		}
+	})
+}
+
 // A standby that streams is named by its host, and the cluster is left alone;
 // what becomes of one instance is nothing to another.
 func TestLabLockoutOfAStandby(t *testing.T) {
