@@ -129,58 +129,40 @@ func TestLabLockout(t *testing.T) {
 				_ = conn.Close(t.Context())
 			}
 			says(t, b.want(0, forced...), "is not let in by the rules in force")
+
+			shutsItselfOut(t, b, host, who("local all dba peer"))
 		})
 	}
 }
 
-// pgfleet itself: refused, and when it is forced, the old rules come back.
+// shutsItselfOut has pgfleet put rules in place that do not let it in: refused,
+// and when it is forced, what was there comes back.
+func shutsItselfOut(t *testing.T, b *bench, host, tasks string) {
+	t.Helper()
+	b.fleet(tasks, host)
+	before, inForce := etcFiles(t, host), sql(t, host, "SELECT string_agg(auth_method, ' ' ORDER BY line_number) FROM pg_hba_file_rules")
+	says(t, b.want(0, "plan"), "would lose access: pgfleet itself, as postgres over the local socket: ", "; begin with \"local all postgres peer\"")
+	says(t, b.want(1, "apply", "--yes"), "--allow-lockout pgfleet")
+	s := b.want(1, "apply", "--yes", "--allow-lockout", "all")
+	says(t, s, "the server does not let pgfleet in any more: ", "(SQLSTATE 28000)", "everything was put back")
+	after := etcFiles(t, host)
+	for path, sum := range before {
+		if after[path] != sum {
+			t.Errorf("%s is not as before\n%s", path, s.all())
+		}
+	}
+	if got := sql(t, host, "SELECT string_agg(auth_method, ' ' ORDER BY line_number) FROM pg_hba_file_rules"); got != inForce {
+		t.Errorf("the rules are %s, before %s", got, inForce)
+	}
+}
+
+// Rules of every sort that shut pgfleet out, loaded by a reload and by a restart.
 func TestLabLockoutOfPgfleet(t *testing.T) {
-	for _, v := range versions() {
-		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
-			host := fmt.Sprintf("pg%d", v)
-			fresh(t, host)
-			before := etcFiles(t, host)
-			b := newBench(t, who("local all dba peer", "host all all 10.0.0.0/8 scram-sha-256"), host)
-			says(t, b.want(0, "plan"), "would lose access: pgfleet itself, as postgres over the local socket: no rule matches; begin with \"local all postgres peer\"")
-			says(t, b.want(1, "apply", "--yes"), "add --allow-lockout pgfleet\n")
-			for name, rules := range map[string][]string{
-				"no rule":    {"local all dba peer"},
-				"a password": {"local all all scram-sha-256"},
-				"another":    {"local all all peer map=nobody"},
-			} {
-				if v != 17 && name != "no rule" {
-					continue // one version is enough for the variants
-				}
-				b.fleet(who(rules...), host)
-				start := time.Now()
-				s := b.want(1, "apply", "--yes", "--allow-lockout", "pgfleet")
-				says(t, s, "the server does not let pgfleet in any more", "everything was put back")
-				t.Logf("%s: put back after %v", name, time.Since(start).Round(time.Millisecond))
-				for path, sum := range etcFiles(t, host) {
-					if before[path] != sum {
-						t.Errorf("%s: %s is not as before", name, path)
-					}
-				}
-				if got := sql(t, host, "SELECT count(*) FROM pg_hba_file_rules WHERE 'dba' = ANY (user_name)"); got != "0" {
-					t.Errorf("%s: the rules in force are not the old ones", name)
-				}
-			}
-		})
-	}
-}
-
-// The same where the server is restarted with the rules.
-func TestLabLockoutOfPgfleetByARestart(t *testing.T) {
 	t.Run("postgres-17", func(t *testing.T) {
 		fresh(t, "pg17")
-		before := etcFiles(t, "pg17")
-		b := newBench(t, who("local all dba peer")+oneSetting("max_wal_senders", "15"), "pg17")
-		says(t, b.want(1, "apply", "--yes", "--allow-lockout", "pgfleet"), "the server does not let pgfleet in any more", "everything was put back")
-		for path, sum := range etcFiles(t, "pg17") {
-			if before[path] != sum {
-				t.Errorf("%s is not as before", path)
-			}
-		}
+		b := newBench(t, "", "pg17")
+		shutsItselfOut(t, b, "pg17", who("local all all peer map=nobody"))
+		shutsItselfOut(t, b, "pg17", who("local all dba peer")+oneSetting("max_wal_senders", "15"))
 		if got := sql(t, "pg17", "SHOW max_wal_senders"); got != "10" {
 			t.Errorf("max_wal_senders is %s", got)
 		}
