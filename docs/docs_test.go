@@ -380,7 +380,7 @@ func TestKeys(t *testing.T) {
 			t.Errorf("no page has the keys of the kind %q", kind)
 		}
 	}
-	for _, name := range []string{"task", "fleet", "ssh", "postgres", "hosts", "groups", "secrets.age", "rollout"} {
+	for _, name := range []string{"task", "fleet", "ssh", "postgres", "hosts", "groups", "client", "secrets.age", "rollout"} {
 		if !documented[name] {
 			t.Errorf("no page has the keys of %q", name)
 		}
@@ -430,6 +430,9 @@ func keys(schema object, name string) (string, error) {
 			of = next
 		}
 		if inner, ok := of["additionalProperties"].(object); ok {
+			of = inner
+		}
+		if inner, ok := of["items"].(object); ok {
 			of = inner
 		}
 	}

@@ -8,6 +8,7 @@ type includedFile struct {
 	Vars    Entries[*Node]       `toml:"vars" doc:"Variables of every host."`
 	Hosts   Entries[hostTable]   `toml:"hosts" doc:"The hosts by name."`
 	Groups  Entries[groupTable]  `toml:"groups" doc:"Named sets of hosts."`
+	Clients []*Node              `toml:"client" doc:"Who must be able to connect; a table each."`
 	Tasks   []*Node              `toml:"task"`
 }
 

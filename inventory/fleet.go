@@ -19,6 +19,7 @@ type Fleet struct {
 	Vars     map[string]*Node // [vars] alone, before groups and hosts
 	Hosts    []*Host          // in the order of the files
 	Groups   []*Group         // likewise
+	Clients  []Client         // in the order of the files
 	Tasks    []Task           // in the order in which they are planned
 
 	hosts map[string]*Host

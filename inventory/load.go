@@ -51,12 +51,13 @@ type loader struct {
 	partial bool                // a file could not be read, so that a name that is missing may be there
 	errs    Errors
 
-	fleet  *Fleet
-	file   mainFile
-	vars   Entries[*Node]
-	hosts  Entries[hostTable]
-	groups Entries[groupTable]
-	tasks  []*Node
+	fleet   *Fleet
+	file    mainFile
+	vars    Entries[*Node]
+	hosts   Entries[hostTable]
+	groups  Entries[groupTable]
+	clients []*Node
+	tasks   []*Node
 }
 
 func newLoader(opt Options) *loader {
@@ -105,6 +106,7 @@ func (l *loader) content(name string, file includedFile, stack []string) {
 	l.vars = append(l.vars, file.Vars...)
 	l.hosts = append(l.hosts, file.Hosts...)
 	l.groups = append(l.groups, file.Groups...)
+	l.clients = append(l.clients, file.Clients...)
 	l.tasks = append(l.tasks, file.Tasks...)
 }
 

@@ -41,6 +41,9 @@ func FleetSchema(kinds map[string]any) map[string]any {
 	s["properties"].(map[string]any)["task"] = map[string]any{
 		"type": "array", "items": task, "description": "The tasks, in the order in which they are planned and applied.",
 	}
+	s["properties"].(map[string]any)["client"] = map[string]any{
+		"type": "array", "items": schemer{templates: true}.of(reflect.TypeFor[clientTable](), ""), "description": "Who must be able to connect.",
+	}
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	s["title"] = "pgfleet's fleet.toml"
 	s["$defs"] = defs

@@ -61,9 +61,13 @@ func Expand(fleet *inventory.Fleet, instances []inventory.Instance, o Options) (
 			}
 		}
 	}
-	for _, list := range all {
+	for _, in := range instances {
+		list := all[in.ID()]
+		clients, clientErrs := clientsOf(fleet, in)
+		errs = append(errs, clientErrs...)
 		for _, b := range list {
-			commonOf(b.Task).list = list
+			c := commonOf(b.Task)
+			c.list, c.clients = list, clients
 		}
 		errs = append(errs, conflicts(list)...)
 	}

@@ -61,23 +61,22 @@ func withHint(e *postgres.ParseError) string {
 	return e.Msg + " (" + e.Hint + ")"
 }
 
-// Reads asks nothing that is not always asked.
-func (t *HBA) Reads(inventory.Instance, *State) []facts.Read { return nil }
+// Reads asks for the memberships of roles where a rule depends on them.
+func (t *HBA) Reads(in inventory.Instance, _ *State) []facts.Read {
+	if slices.ContainsFunc(t.rules, dependsOnMembership) {
+		return []facts.Read{clusterRead(in)}
+	}
+	return nil
+}
 
-// Plan compares the file, having made sure that neither pgfleet nor a standby
-// would be locked out by it.
+// Plan compares the file, having found out who would be locked out by it.
 func (t *HBA) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	var out Outcome
 	rules := t.all(in, s)
-	if err := t.keepsUsIn(s, rules); err != nil {
-		return out, err
+	if l := t.ours(s, rules); l != nil {
+		out.Lockouts = append(out.Lockouts, *l)
 	}
-	warnings, err := t.keepsStandbys(s, rules)
-	if err != nil {
-		return out, err
-	}
-	out.Warnings = append(out.Warnings, warnings...)
-	out.Warnings = append(out.Warnings, lockedOut(s, rules)...)
+	t.lockouts(s, rules, &out)
 	for _, u := range postgres.Unreachable(rules) {
 		if u.Rule.Line == 0 {
 			continue // ours, and not the user's to mend
@@ -182,8 +181,7 @@ func (t *HBA) all(in inventory.Instance, s *State) []postgres.HBARule {
 // rules would be others when the same task is planned again.
 func (t *HBA) replication(in inventory.Instance, s *State) []postgres.HBARule {
 	kind := "host"
-	tls := postgres.Setting{Name: "ssl", VarType: "bool"}
-	if on, err := tls.Normalize(t.declared(s).configuration().value("ssl")); err == nil && on == "on" {
+	if on, known := t.offersTLS(s); on && known {
 		kind = "hostssl"
 	}
 	role := postgres.HBAToken{Text: "all"}
@@ -205,6 +203,14 @@ func (t *HBA) replication(in inventory.Instance, s *State) []postgres.HBARule {
 		})
 	}
 	return rules
+}
+
+// offersTLS reports whether ssl is on once all tasks are carried out. It is not
+// known of a server that does not run, and whose files say nothing of it.
+func (t *HBA) offersTLS(s *State) (on, known bool) {
+	tls := postgres.Setting{Name: "ssl", VarType: "bool"}
+	value, err := tls.Normalize(t.declared(s).configuration().value("ssl"))
+	return value == "on", err == nil
 }
 
 func (t *HBA) declares(s *State) []string { return []string{s.paths().hba} }
@@ -239,13 +245,13 @@ func (t *Ident) Check(in inventory.Instance) inventory.Errors {
 // Reads asks nothing that is not always asked.
 func (t *Ident) Reads(inventory.Instance, *State) []facts.Read { return nil }
 
-// Plan compares the file, having made sure that pgfleet would not be locked out
+// Plan compares the file, having found out whether pgfleet would be locked out
 // by it.
 func (t *Ident) Plan(in inventory.Instance, s *State) (Outcome, error) {
-	if err := t.keepsUsIn(s); err != nil {
-		return Outcome{}, err
-	}
 	out := Outcome{Warnings: t.notStarted(s)}
+	if l := t.ours(s); l != nil {
+		out.Lockouts = append(out.Lockouts, *l)
+	}
 	return planAuthFile(in, s, s.paths().ident, postgres.RenderIdent(header(t.Name), t.maps), sameIdent(majorVersion(in)), out)
 }
 

@@ -1,22 +1,19 @@
 package tasks
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
-	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/internal/postgres"
-	"github.com/pgfleet/pgfleet/inventory"
 )
 
-// keepsUsIn refuses rules that would stop pgfleet from reaching the server.
-func (t *HBA) keepsUsIn(s *State, rules []postgres.HBARule) error {
+// ours is the lock-out of pgfleet itself by rules with which it could not reach
+// the server; nil where it can.
+func (t *HBA) ours(s *State, rules []postgres.HBARule) *Lockout {
 	m, ok, _ := postgres.Evaluate(rules, ourselves(s))
 	which := "no rule matches"
 	if ok {
-		which = fmt.Sprintf("%q matches first", m.Summary())
+		which = matchesFirst(m)
 		usermap, mapped := m.Option("map")
 		switch {
 		case m.Method == "trust", m.Method == "peer" && !mapped:
@@ -29,8 +26,11 @@ func (t *HBA) keepsUsIn(s *State, rules []postgres.HBARule) error {
 			which += ", and " + why
 		}
 	}
-	return inventory.Error{Pos: t.at("rules"), Msg: "these rules would lock pgfleet out: for postgres over the local socket " + which + "; begin with \"local all postgres peer\""}
+	return &Lockout{Who: Ourselves, Subject: oursSubject, Why: which + "; begin with \"local all postgres peer\"", Pos: t.at("rules")}
 }
+
+// oursSubject is pgfleet for the reader.
+const oursSubject = "pgfleet itself, as postgres over the local socket"
 
 // ourselves is pgfleet's own connection.
 func ourselves(s *State) postgres.HBAConn {
@@ -102,10 +102,11 @@ func (s *State) hbaRules() ([]postgres.HBARule, bool) {
 	return rules, err == nil
 }
 
-// keepsUsIn refuses maps without which the rules in force, or those that an hba
-// task before this one leaves, would stop pgfleet from reaching the server. An
-// hba task after this one sees to itself.
-func (t *Ident) keepsUsIn(s *State) error {
+// ours is the lock-out of pgfleet itself by maps without which the rules in
+// force, or those that an hba task before this one leaves, would stop it from
+// reaching the server; nil where they do not. An hba task after this one sees to
+// itself.
+func (t *Ident) ours(s *State) *Lockout {
 	rules, ok := s.hbaRules()
 	if !ok {
 		return nil
@@ -118,62 +119,8 @@ func (t *Ident) keepsUsIn(s *State) error {
 	if lets, _ := postgres.MatchIdent(t.maps, usermap, "postgres", "postgres", s.version(), nil); !mapped || lets {
 		return nil
 	}
-	return inventory.Error{Pos: t.at("maps"), Msg: fmt.Sprintf(
-		"these maps would lock pgfleet out: %q in pg_hba.conf is for postgres over the local socket; add \"%s postgres postgres\", or begin the rules with \"local all postgres peer\"", m.Summary(), usermap)}
-}
-
-// keepsStandbys refuses rules that would cut off a standby that is streaming
-// now: none is for it, the one for it wants TLS that it does not use, or
-// pgfleet's own rule wants a credential that it has not needed so far. A rule
-// that the task names itself is taken as the word that the standby has what it
-// wants, and rules that are in force already are as well: both are warnings.
-func (t *HBA) keepsStandbys(s *State, rules []postgres.HBARule) (warnings []string, err error) {
-	srv := s.Server()
-	if srv == nil {
-		return nil, nil
-	}
-	current, known := s.hbaRules()
-	inForce := known && slices.Equal(texts(current), texts(rules)) && !s.hbaDue()
-	var problems []error
-	for _, standby := range srv.Standbys {
-		who := fmt.Sprintf("the standby %s (%s from %s)", standby.Name, standby.User, address(standby.Addr))
-		conn := postgres.HBAConn{
-			Local: !standby.Addr.IsValid(), TLS: standby.TLS, User: standby.User, Addr: standby.Addr, Replication: true, Version: s.version(),
-		}
-		then := judge(rules, conn)
-		if then.unsure {
-			continue
-		}
-		refuse := func(msg string) {
-			if inForce {
-				warnings = append(warnings, msg)
-				return
-			}
-			problems = append(problems, inventory.Error{Pos: t.at("rules"), Msg: msg})
-		}
-		if !then.in {
-			tls := judge(rules, withTLS(conn))
-			switch running, ok := s.ranWith("ssl"); {
-			case !tls.in || conn.TLS || conn.Local:
-				refuse(fmt.Sprintf("these rules would cut off %s: give its host the same replication = \"…\" as this one, or add a rule for it", who))
-			case ok && running == "on":
-				refuse(fmt.Sprintf("these rules would cut off %s: it streams without TLS, and the rule for it is hostssl; let its primary_conninfo say sslmode=require and restart it, or add a host rule for it", who))
-			default:
-				// It could not have used TLS so far, and libpq does where it can.
-				warnings = append(warnings, fmt.Sprintf("%s streams without TLS, and the rule for it is hostssl: it comes back unless its primary_conninfo says sslmode=disable", who))
-			}
-			continue
-		}
-		why, sure := changedMethod(judge(current, conn), then)
-		switch {
-		case why == "":
-		case then.rule.Line == 0 && sure:
-			refuse(fmt.Sprintf("these rules would cut off %s: it %s, which pgfleet adds; give its primary_conninfo what it needs and write that rule yourself to say so, or write one with the method that it uses now", who, why))
-		default:
-			warnings = append(warnings, who+" "+why)
-		}
-	}
-	return warnings, errors.Join(problems...)
+	return &Lockout{Who: Ourselves, Subject: oursSubject, Pos: t.at("maps"), Why: fmt.Sprintf(
+		"%q in pg_hba.conf is for it, and its map does not let the account postgres be the role postgres; add \"%s postgres postgres\", or begin the rules with \"local all postgres peer\"", m.Summary(), usermap)}
 }
 
 // hbaDue reports whether pg_hba.conf is newer than what the server has loaded.
@@ -194,77 +141,6 @@ func (s *State) ranWith(name string) (string, bool) {
 func withTLS(c postgres.HBAConn) postgres.HBAConn {
 	c.TLS = true
 	return c
-}
-
-// lockedOut says which clients that are connected now could not connect again,
-// or only by another method.
-func lockedOut(s *State, rules []postgres.HBARule) []string {
-	srv := s.Server()
-	if srv == nil {
-		return nil
-	}
-	current, _ := s.hbaRules()
-	var list []string
-	warn := func(c facts.Session, why string) {
-		w := fmt.Sprintf("%s in database %s from %s %s", c.User, c.Database, address(c.Addr), why)
-		if !slices.Contains(list, w) {
-			list = append(list, w)
-		}
-	}
-	for _, c := range srv.Sessions {
-		conn := postgres.HBAConn{
-			Local: !c.Addr.IsValid(), TLS: c.TLS, Database: c.Database, User: c.User, Addr: c.Addr, Version: s.version(),
-			MemberOf: func(string) bool { return false },
-		}
-		then := judge(rules, conn)
-		switch {
-		case then.unsure:
-		case !then.in && !conn.Local && !conn.TLS && judge(rules, withTLS(conn)).in:
-			warn(c, "is connected now without TLS, and the rule for it is hostssl")
-		case !then.in:
-			warn(c, "is connected now and could not connect again")
-		default:
-			if why, _ := changedMethod(judge(current, conn), then); why != "" {
-				warn(c, why)
-			}
-		}
-	}
-	return list
-}
-
-// A verdict is what rules make of a connection.
-type verdict struct {
-	rule   *postgres.HBARule
-	in     bool // it gets in if it has what the rule needs
-	unsure bool
-	needs  []string
-}
-
-func judge(rules []postgres.HBARule, conn postgres.HBAConn) verdict {
-	m, ok, uncertain := postgres.Evaluate(rules, conn)
-	v := verdict{rule: m, in: ok && m.Method != "reject", unsure: uncertain != ""}
-	if v.in {
-		v.needs = credentials(*m)
-	}
-	return v
-}
-
-// changedMethod says how a client gets in now and what it would need then; ""
-// where it needs no more than now, or that cannot be told. It is sure where the
-// client has not shown at all that it has what it would need.
-func changedMethod(now, then verdict) (why string, sure bool) {
-	if !now.in || now.unsure || !then.in || then.unsure {
-		return "", false
-	}
-	for _, need := range then.needs {
-		if !slices.Contains(now.needs, need) {
-			return fmt.Sprintf("gets in by %q now, and would need %s for %q", now.rule.Summary(), need, then.rule.Summary()), true
-		}
-	}
-	if then.rule.Method == "scram-sha-256" && now.rule.Method != then.rule.Method && slices.Contains(now.needs, password) {
-		return fmt.Sprintf("gets in by %q now, and only with a password that is stored as SCRAM and not as MD5 by %q", now.rule.Summary(), then.rule.Summary()), false
-	}
-	return "", false
 }
 
 const password = "a password"

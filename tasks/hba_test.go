@@ -38,9 +38,9 @@ func TestStandbysKeepTheirMethod(t *testing.T) {
 		"cert becomes a password": {current: "hostssl replication all 10.77.0.12/32 cert\n", tls: true, ssl: "on", refused: "would need a password"},
 		"scram stays":             {current: "hostssl replication all all scram-sha-256\n", tls: true, ssl: "on"},
 		"md5 becomes scram":       {current: "host replication all all md5\n", tls: true, ssl: "on", warned: "stored as SCRAM and not as MD5"},
-		"no TLS":                  {current: "host replication all all scram-sha-256\n", ssl: "on", refused: "it streams without TLS, and the rule for it is hostssl"},
+		"no TLS":                  {current: "host replication all all scram-sha-256\n", ssl: "on", refused: `it connects without TLS, and only with it "hostssl replication all 10.77.0.12/32 scram-sha-256" matches first; let its primary_conninfo say sslmode=require`},
 		"no TLS, none to be had":  {current: "host replication all all scram-sha-256\n", ssl: "off"},
-		"without a rule":          {current: trust, tls: true, ssl: "on", rules: `, "host replication all all reject"`, refused: "would cut off the standby 15/main"},
+		"without a rule":          {current: trust, tls: true, ssl: "on", rules: `, "host replication all all reject"`, refused: `"host replication all all reject" matches first; give its host the same replication`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld()
@@ -48,20 +48,24 @@ func TestStandbysKeepTheirMethod(t *testing.T) {
 			w.streams(c.tls)
 			w.setting("ssl", func(x *postgres.Setting) { x.Setting, x.Source = c.ssl, "configuration file" })
 			w.write(WriteFile{Path: conf + "/conf.d/00-ssl.conf", Content: "ssl = " + c.ssl + "\n", Mode: 0o644})
-			p, err := plan(t, w, cluster+hba(`"local all postgres peer"`+c.rules))
-			if c.refused == "" != (err == nil) || err != nil && !strings.Contains(err.Error(), c.refused) {
-				t.Fatalf("error %v, want %q in it", err, c.refused)
-			}
-			if err != nil {
+			p := mustPlan(t, w, cluster+hba(`"local all postgres peer"`+c.rules))
+			got := lockouts(p)
+			if c.refused != "" {
+				if len(p.Lockouts) != 1 || p.Lockouts[0].Who != "standby:pg02" || !p.Lockouts[0].Named("standby:15/main") || !strings.Contains(got, c.refused) {
+					t.Errorf("lock-outs %q, want %q", got, c.refused)
+				}
 				return
+			}
+			if got != "" {
+				t.Errorf("lock-outs: %s", got)
 			}
 			if got := warnings(p); c.warned == "" && got != "" || !strings.Contains(got, c.warned) {
 				t.Errorf("warnings %q, want %q", got, c.warned)
 			}
-			// Rules that are in force are not refused.
+			// Rules that are in force lock nobody out.
 			w.carryOut(p)
-			if p, err := plan(t, w, cluster+hba(`"local all postgres peer"`+c.rules)); err != nil || len(p.Steps) > 0 {
-				t.Errorf("afterwards: %v, %v", p, err)
+			if p := mustPlan(t, w, cluster+hba(`"local all postgres peer"`+c.rules)); len(p.Lockouts) > 0 || len(p.Steps) > 0 {
+				t.Errorf("afterwards: %v, %s", p.Steps, lockouts(p))
 			}
 		})
 	}
@@ -75,17 +79,19 @@ func TestSessionsThatNeedAnotherMethod(t *testing.T) {
 			{Database: "app", User: "app", Addr: netip.MustParseAddr("10.77.0.20")},
 			{Database: "app", User: "app", Addr: netip.MustParseAddr("10.77.0.20"), Application: "other"},
 			{Database: "app", User: "report", Addr: netip.MustParseAddr("10.77.0.21")},
-			{Database: "app", User: "ops", Addr: netip.MustParseAddr("10.77.0.22")},
+			{Database: "app", User: "ops", Addr: netip.MustParseAddr("10.77.0.22"), Count: 1},
 		}
 	})
 	p := mustPlan(t, w, hba(`"local all postgres peer", "host app app 10.77.0.0/24 scram-sha-256", "hostssl app report 10.77.0.0/24 scram-sha-256"`))
 	want := strings.Join([]string{
-		`app in database app from 10.77.0.20 gets in by "host all all 10.77.0.0/24 trust" now, and would need a password for "host app app 10.77.0.0/24 scram-sha-256"`,
-		`report in database app from 10.77.0.21 is connected now without TLS, and the rule for it is hostssl`,
-		`ops in database app from 10.77.0.22 is connected now and could not connect again`,
+		`app in app from 10.77.0.20 gets in by "host all all 10.77.0.0/24 trust" now, and would need a password for "host app app 10.77.0.0/24 scram-sha-256"`,
+		`report in app from 10.77.0.21 is connected without TLS, and only with it "hostssl app report 10.77.0.0/24 scram-sha-256" matches first: it comes back unless it says sslmode=disable`,
 	}, "\n")
 	if got := warnings(p); got != want {
 		t.Errorf("warnings:\n%s\nwant:\n%s", got, want)
+	}
+	if got, want := lockouts(p), `ops@10.77.0.22: ops in app from 10.77.0.22 (1 session now): "host all all 0.0.0.0/0 reject" matches first`; got != want {
+		t.Errorf("lock-outs: %s\nwant: %s", got, want)
 	}
 }
 
@@ -133,7 +139,7 @@ func TestMapsThatLetPgfleetIn(t *testing.T) {
 		"declared much later": {tasks: rules + run + good, want: `its map is written only later, by the task "maps"`},
 		"taken away after":    {found: "ops postgres postgres\n", tasks: rules + bad, want: `the map ops that the task "maps" declares does not let`},
 		"taken away before":   {found: "ops postgres postgres\n", tasks: bad + rules, want: "its map does not let"},
-		"taken away alone":    {found: "own postgres postgres\n", tasks: bad, want: `"local all all peer map=own" in pg_hba.conf is for postgres over the local socket`},
+		"taken away alone":    {found: "own postgres postgres\n", tasks: bad, want: `"local all all peer map=own" in pg_hba.conf is for it, and its map does not let`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld()
@@ -141,9 +147,9 @@ func TestMapsThatLetPgfleetIn(t *testing.T) {
 				w.hba("local all all peer map=own\n")
 			}
 			w.write(WriteFile{Path: conf + "/pg_ident.conf", Content: c.found, Mode: 0o640})
-			_, err := plan(t, w, c.tasks)
-			if c.want == "" != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error %v, want %q in it", err, c.want)
+			got := lockouts(mustPlan(t, w, c.tasks))
+			if c.want == "" != (got == "") || !strings.Contains(got, c.want) || c.want != "" && !strings.HasPrefix(got, "pgfleet: pgfleet itself") {
+				t.Errorf("lock-outs %q, want %q", got, c.want)
 			}
 		})
 	}

@@ -92,19 +92,21 @@ func (w world) fragment(name, content string) {
 	w[g] = facts.Answer{Value: append(w[g].Value.([]facts.FileInfo), f)}
 }
 
-// load expands the tasks of a fleet with one host.
-func load(t *testing.T, tasks string) (inventory.Instance, []*Bound) {
+// writeFleet writes the fleet.toml of a fleet with one host, and returns its path.
+func writeFleet(t *testing.T, tasks string) string {
 	t.Helper()
-	dir := t.TempDir()
-	path := filepath.Join(dir, "fleet.toml")
+	path := filepath.Join(t.TempDir(), "fleet.toml")
 	text := "[fleet]\nname = \"test\"\n[postgres]\nversion = 15\n[hosts.pg01]\naddress = \"10.77.0.11\"\n" + tasks
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fleet, err := inventory.Load(path, inventory.Options{Kinds: Kinds()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	return path
+}
+
+// load expands the tasks of a fleet with one host.
+func load(t *testing.T, tasks string) (inventory.Instance, []*Bound) {
+	t.Helper()
+	fleet := loadFleet(t, tasks)
 	in := fleet.Instances()[0]
 	bound, errs := Expand(fleet, fleet.Instances(), Options{Local: func(string) ([]byte, error) { return nil, fs.ErrNotExist }})
 	if len(errs) > 0 {
@@ -258,15 +260,6 @@ func TestRefusals(t *testing.T) {
 		"shadowed by a later fragment": {
 			tasks: settings("a", "10-a.conf", `work_mem = "8MB"`), want: "99-z.conf line 1 sets it to 1MB and is read later",
 			world: func(w world) { w.fragment("99-z.conf", "work_mem = '1MB'\n") },
-		},
-		"locking pgfleet out": {tasks: hba(`"local all all scram-sha-256"`), want: `would lock pgfleet out`},
-		"cutting off a standby": {
-			tasks: hba(`"local all postgres peer"`), want: "would cut off the standby pg02 (replicator from 10.77.0.12)",
-			world: func(w world) {
-				w.server(func(s *facts.Server) {
-					s.Standbys = []facts.Standby{{Name: "pg02", User: "replicator", Addr: netip.MustParseAddr("10.77.0.12"), TLS: true}}
-				})
-			},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -30,7 +30,8 @@ type Plan struct {
 	Steps    []Step
 	Warnings []Note
 	Unknown  []Note
-	Orphans  []string // own files that no task declares any more
+	Lockouts []Lockout // who would lose access; apply refuses unless told otherwise
+	Orphans  []string  // own files that no task declares any more
 	// After is the State that the plan leaves, for the other instances of the
 	// host; see State.After.
 	After *State
@@ -81,6 +82,7 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 			p.plan.Skipped = append(p.plan.Skipped, b.Name)
 			if t, ok := b.Task.(replicated); ok && b.On == "primary" && p.state.Role() == "standby" {
 				p.state = t.elsewhere(in, p.state)
+				p.left = append(p.left, leftBy{b, p.state})
 			}
 			continue
 		}
@@ -112,6 +114,7 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 	for _, w := range p.state.restartOwed() {
 		p.plan.Warnings = append(p.plan.Warnings, Note{"", w + "; only a restart applies it, and a task of kind \"service\" is what restarts the server"})
 	}
+	p.lockouts(s)
 	p.plan.Orphans = orphans(p.state, bound)
 	p.plan.After = p.state
 	return p.plan, nil
@@ -148,6 +151,7 @@ type replicated interface {
 type planner struct {
 	plan  *Plan
 	state *State
+	left  []leftBy
 }
 
 // take adds what planning one task came to.
@@ -158,9 +162,14 @@ func (p *planner) take(b *Bound, out Outcome) {
 	for _, u := range out.Unknown {
 		p.plan.Unknown = append(p.plan.Unknown, Note{b.Name, u})
 	}
+	for _, l := range out.Lockouts {
+		l.Task = b.Name
+		p.plan.Lockouts = append(p.plan.Lockouts, l)
+	}
 	for _, c := range out.Changes {
 		p.add(b, c)
 	}
+	p.left = append(p.left, leftBy{b, p.state})
 }
 
 // add puts a change into the last step when it is part of it, and into one of

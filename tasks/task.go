@@ -53,6 +53,8 @@ type Outcome struct {
 	// Unknown says what could not be known while planning, and why. It is
 	// printed as unknown, never as ok.
 	Unknown []string
+	// Lockouts are those who would lose access.
+	Lockouts []Lockout
 }
 
 // Common is what every kind of task knows of itself. Kinds embed it.
@@ -61,7 +63,9 @@ type Common struct {
 	node  *inventory.Node // the kind's keys, rendered
 	fleet *inventory.Fleet
 	list  []*Bound // all tasks of the same instance, in order
-	here  bool     // on = "operator": on the operator's machine and not on the host
+	// clients are those that are declared for the same instance.
+	clients []client
+	here    bool // on = "operator": on the operator's machine and not on the host
 }
 
 // hostNames returns the names of the fleet's hosts.

@@ -49,8 +49,9 @@ func askAboutServer(r facts.Postgres, major int) *question {
 		// The functions behind pg_stat_replication, pg_stat_activity and
 		// pg_stat_ssl, because planning the joins of the views takes the server
 		// longer than all the rest.
-		{sql: `SELECT a.application_name, pg_catalog.pg_get_userbyid(a.usesysid), a.client_addr, r.state, r.sync_state, coalesce(a.ssl, false)
-			FROM pg_catalog.pg_stat_get_wal_senders() r JOIN pg_catalog.pg_stat_get_activity(NULL) a USING (pid) ORDER BY 1, 3, pid`, columns: 6, read: into(readStandby)},
+		{sql: `SELECT a.application_name, pg_catalog.pg_get_userbyid(a.usesysid), a.client_addr, r.state, r.sync_state, coalesce(a.ssl, false), coalesce(d.datname, '')
+			FROM pg_catalog.pg_stat_get_wal_senders() r JOIN pg_catalog.pg_stat_get_activity(NULL) a USING (pid)
+			LEFT JOIN pg_catalog.pg_database d ON d.oid = a.datid ORDER BY 1, 3, pid`, columns: 7, read: into(readStandby)},
 		{sql: `SELECT sender_host FROM pg_catalog.pg_stat_wal_receiver`, columns: 1, read: into(readUpstream)},
 		{sql: `SELECT d.datname, pg_catalog.pg_get_userbyid(a.usesysid), a.client_addr, coalesce(a.ssl, false), a.application_name, pg_catalog.count(*)
 			FROM pg_catalog.pg_stat_get_activity(NULL) a LEFT JOIN pg_catalog.pg_database d ON d.oid = a.datid
@@ -159,7 +160,7 @@ func readOverride(s *facts.Server, r row) error {
 
 func readStandby(s *facts.Server, r row) error {
 	s.Standbys = append(s.Standbys, facts.Standby{
-		Name: r.text(0), User: r.text(1), Addr: r.addr(2), State: r.text(3), SyncState: r.text(4), TLS: r.bool(5),
+		Name: r.text(0), User: r.text(1), Addr: r.addr(2), State: r.text(3), SyncState: r.text(4), TLS: r.bool(5), Database: r.text(6),
 	})
 	return nil
 }

@@ -20,6 +20,7 @@ type applying struct {
 	file   string // of a saved plan; "" to plan now
 	yes    bool
 	asJSON bool
+	allow  []string // --allow-lockout
 }
 
 func (a *app) applyCommand() *cobra.Command {
@@ -33,6 +34,10 @@ the server's own means and verified, or put back.
 With a PLANFILE from plan --out it asks nothing, and does exactly what that holds:
 an instance where anything else would be done now is refused before its first
 change, and the others go on.
+
+An instance where somebody would lose access is refused before its first change,
+unless --allow-lockout names everyone who would: a declared client, USER@ADDRESS or
+USER, standby:NAME, pgfleet for its own connection, or all.
 
 Ctrl-C once: no new step starts, and those that run are finished or put back.
 Twice: everything stops at once.`,
@@ -49,6 +54,10 @@ Twice: everything stops at once.`,
 	}
 	cmd.Flags().BoolVarP(&x.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&x.asJSON, "json", false, "print the results as JSON; needs --yes or a PLANFILE")
+	cmd.Flags().StringArrayVar(&x.allow, "allow-lockout", nil, "go on though `WHO` would lose access; may be given more than once")
+	if err := cmd.RegisterFlagCompletionFunc("allow-lockout", a.completeLockouts); err != nil {
+		panic(err) // the flag's name is misspelt above
+	}
 	return cmd
 }
 
@@ -66,8 +75,12 @@ func (x *applying) run(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
+	s.run.AllowLockout = x.allow
 	known, err := x.survey(ctx, s, saved, digester)
 	if err != nil {
+		return err
+	}
+	if err := x.lockouts(s, known); err != nil {
 		return err
 	}
 	// A store that is down stops the run here, before the first change.

@@ -36,6 +36,7 @@ type planInstance struct {
 	Steps    []planStep           `json:"steps"`
 	Warnings []planNote           `json:"warnings,omitempty"`
 	Unknown  []planNote           `json:"unknown,omitempty"`
+	Lockouts []planLockout        `json:"lockouts,omitempty"`
 	Orphans  []string             `json:"orphans,omitempty"`
 	Skipped  []string             `json:"skipped,omitempty"`
 }
@@ -63,6 +64,15 @@ type planChange struct {
 type planNote struct {
 	Task string `json:"task,omitempty"`
 	Text string `json:"text"`
+}
+
+// A planLockout is somebody who would lose access.
+type planLockout struct {
+	Who      string `json:"who"` // as --allow-lockout takes it
+	Task     string `json:"task,omitempty"`
+	Subject  string `json:"subject"`
+	Sessions int    `json:"sessions,omitempty"` // that are connected now
+	Why      string `json:"why"`
 }
 
 type summaryDocument struct {
@@ -118,6 +128,9 @@ func instanceJSON(k rollout.Known) planInstance {
 	}
 	for _, n := range k.Plan.Unknown {
 		in.Unknown = append(in.Unknown, planNote(n))
+	}
+	for _, l := range k.Plan.Lockouts {
+		in.Lockouts = append(in.Lockouts, planLockout{l.Who, l.Task, l.Subject, l.Sessions, l.Why})
 	}
 	for _, s := range k.Plan.Steps {
 		step := planStep{ID: s.ID}

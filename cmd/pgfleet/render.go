@@ -95,6 +95,7 @@ func (t *planText) group(group []rollout.Known) {
 			t.step(group, i)
 		}
 	}
+	t.lockouts(group)
 	t.notes(group, "warning", t.style.yellow, func(p *tasks.Plan) []tasks.Note { return p.Warnings })
 	t.notes(group, "unknown", t.style.yellow, func(p *tasks.Plan) []tasks.Note { return p.Unknown })
 	t.notes(group, "orphan", t.style.yellow, orphanNotes)

@@ -60,6 +60,7 @@ type Standby struct {
 	State     string
 	SyncState string
 	TLS       bool
+	Database  string // empty for physical replication
 }
 
 // A Session is who is connected, from where: the distinct tuples of

@@ -22,7 +22,7 @@ const (
 	Failed      Status = "failed"      // a step failed; what it had changed was put back, or Err says that it was not
 	Unreachable Status = "unreachable" // the host could not be asked; nothing was changed
 	NoAccess    Status = "no access"   // the host was reached and did not let us in, or not become root
-	Refused     Status = "refused"     // its tasks could not be planned; nothing was changed
+	Refused     Status = "refused"     // its tasks could not be planned, or somebody would lose access; nothing was changed
 	Stopped     Status = "stopped"     // the run was stopped before all of its steps had begun
 )
 

@@ -387,7 +387,11 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 	}
 	var last facts.Server
 	for {
-		if last, err = x.server(ctx); err == nil && last.Reached {
+		last, err = x.server(ctx)
+		if err == nil && before.Reached && shutOut(last) {
+			return fmt.Errorf("the server does not let pgfleet in any more: %s", last.Problem)
+		}
+		if err == nil && last.Reached {
 			switch {
 			case restart && last.Started.After(before.Started):
 				return nil

@@ -24,6 +24,7 @@ import (
 // before its last wave, or that what the last one left is not well; what failed
 // on single instances is in their results alone.
 func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) ([]Result, error) {
+	r.RefuseLockouts(known)
 	a := newRolling(r, stop, known)
 	waves, err := Waves(known, r.Fleet.Rollout)
 	for n, w := range waves {

@@ -46,6 +46,8 @@ type Run struct {
 	Observer  Observer
 	// Forks is how many hosts are worked on at the same time; 0 means 32.
 	Forks int
+	// AllowLockout names those who may lose access, see [tasks.Lockout.Named].
+	AllowLockout []string
 
 	mu    sync.Mutex
 	conns map[string]*dialled

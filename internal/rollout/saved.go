@@ -37,6 +37,8 @@ type SavedInstance struct {
 	// Error is why there was no plan for it. It is not applied.
 	Error string      `json:"error,omitempty"`
 	Steps []SavedStep `json:"steps"`
+	// Lockouts are those who would lose access, as --allow-lockout names them.
+	Lockouts []string `json:"lockouts,omitempty"`
 }
 
 // A SavedStep is a tasks.Step.
@@ -93,6 +95,11 @@ func saveInstance(k Known, d *secrets.Digester, mask func(string) string) (Saved
 			})
 		}
 		in.Steps = append(in.Steps, step)
+	}
+	for _, l := range k.Plan.Lockouts {
+		if !slices.Contains(in.Lockouts, l.Who) {
+			in.Lockouts = append(in.Lockouts, l.Who)
+		}
 	}
 	return in, nil
 }
@@ -178,7 +185,13 @@ func (p *SavedPlan) Hold(known []Known, d *secrets.Digester, mask func(string) s
 		if err != nil {
 			return err
 		}
-		if diff := differences(p.Instances[at], now); len(diff) > 0 {
+		diff := differences(p.Instances[at], now)
+		for _, who := range now.Lockouts {
+			if !slices.Contains(p.Instances[at].Lockouts, who) {
+				diff = append(diff, "now would also lose access: "+who)
+			}
+		}
+		if len(diff) > 0 {
 			k.Err = &DriftError{diff}
 		}
 	}
