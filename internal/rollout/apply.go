@@ -104,12 +104,12 @@ func (r *Run) applyLine(ctx context.Context, stop <-chan struct{}, known []Known
 			waiting = append(waiting, w)
 			continue
 		}
-		r.observe(Event{Kind: InstanceDone, Host: in.Host.Name, Instance: in.ID(), Err: results[i].Err})
+		r.ended(in, results[i])
 	}
 	for _, w := range waiting {
 		in := w.known.Instance
 		w.finish(ctx, primaryOf(in, known, results))
-		r.observe(Event{Kind: InstanceDone, Host: in.Host.Name, Instance: in.ID(), Err: w.result.Err})
+		r.ended(in, *w.result)
 	}
 }
 
@@ -195,6 +195,7 @@ type executor struct {
 	later    []tasks.Step // of the same plan
 	earlier  *[]*swap
 	phase    func(string)
+	planned  func([]tasks.Change) error // records what is known only now
 	// made counts what a step did whose changes were not known while planning.
 	made int
 }

@@ -1,6 +1,11 @@
 package rollout
 
-import "github.com/pgfleet/pgfleet/inventory"
+import (
+	"fmt"
+
+	"github.com/pgfleet/pgfleet/inventory"
+	"github.com/pgfleet/pgfleet/tasks"
+)
 
 // An Observer is told what happens, as it happens. It is called concurrently
 // and must not block.
@@ -20,7 +25,20 @@ const (
 	StepFailed
 	Waiting // an instance has done what it can for now; Text says what it waits for
 	InstanceDone
+	StepPlanned // a step that could not be planned before: Changes are what it does
 )
+
+// String names what happened, as the journal does.
+func (k EventKind) String() string {
+	names := []string{
+		"connecting", "surveying", "surveyed", "step started", "step phase", "step done", "step failed",
+		"waiting", "instance done", "step planned",
+	}
+	if k < 0 || int(k) >= len(names) {
+		return fmt.Sprintf("event %d", int(k))
+	}
+	return names[k]
+}
 
 // An Event is one thing that happened.
 type Event struct {
@@ -31,6 +49,8 @@ type Event struct {
 	Steps    int
 	Text     string
 	Err      error
+	Changes  []tasks.Change // of StepPlanned
+	Result   *Result        // of InstanceDone; it does not change any more
 }
 
 func (r *Run) observe(e Event) {
