@@ -159,9 +159,7 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 		if all, wanted, err = e.chosen(s, digester); err != nil {
 			return nil, err
 		}
-		if tags = e.of.Tags; checkTags(s.fleet, tags) != nil {
-			return nil, &inputError{checkTags(s.fleet, tags)}
-		}
+		tags = e.of.Tags
 	}
 	x.all, x.tags = all, tags
 	known, _, err := s.plan(ctx, all, wanted, tags)

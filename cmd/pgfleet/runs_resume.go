@@ -150,6 +150,9 @@ func (e *earlier) chosen(s *session, d *secrets.Digester) (all, wanted []invento
 	if e.of.Fleet != s.fleet.Name {
 		return nil, nil, &inputError{fmt.Errorf("the run %s is of the fleet %q, and %s describes %q", e.of.ID, e.of.Fleet, s.fleet.Path, s.fleet.Name)}
 	}
+	if err := checkTags(s.fleet, e.of.Tags); err != nil {
+		return nil, nil, &inputError{err}
+	}
 	ui := s.app.ui
 	var gone []inventory.InstanceID
 	for _, id := range slices.Concat(e.of.Instances, e.of.Beside) {

@@ -65,7 +65,7 @@ func renderRun(r *journal.Run, st style, verbose bool) string {
 	}
 	fmt.Fprintf(&b, "%s %s\n", st.bold("run "+r.ID+":"), outcome)
 	rows := [][]string{
-		{"  by", fmt.Sprintf("%s, process %d, %s", clean(r.Who), r.PID, clean(r.Pgfleet))},
+		{"  by", fmt.Sprintf("%s, process %d, pgfleet %s", clean(r.Who), r.PID, clean(r.Pgfleet))},
 		{"  began", localTime(r.Began)},
 		{"  took", seconds(r.Last.Sub(r.Began)) + unlessEnded(r)},
 		{"  fleet", clean(r.Fleet) + ", " + clean(r.File)},
@@ -91,7 +91,7 @@ func renderRun(r *journal.Run, st style, verbose bool) string {
 	}
 	b.WriteString(columns(rows))
 	for _, o := range r.Others {
-		fmt.Fprintf(&b, "  %s %s %s\n", localTime(o.Time), clean(o.Kind), clean(string(o.Data)))
+		fmt.Fprintf(&b, "  %s  %s\n", localTime(o.Time), clean(o.Text()))
 	}
 	for _, h := range r.Hosts {
 		b.WriteString("\n" + renderRunHost(h, st, verbose))

@@ -30,7 +30,7 @@ func writeJournal(ts *testscript.TestScript, neg bool, args []string) {
 	digest, err := fleetDigest(fleet, d)
 	ts.Check(err)
 	started := journal.Started{
-		Pgfleet: "pgfleet test", Command: "apply", Who: "ops@laptop", PID: 4711, Fleet: "prod", File: file, FileDigest: digest,
+		Pgfleet: "test", Command: "apply", Who: "ops@laptop", PID: 4711, Fleet: "prod", File: file, FileDigest: digest,
 		Tags: []string{"log"}, Key: keyOf(d), Instances: []inventory.InstanceID{"pg01", "pg02", "pg03"},
 	}
 	w, err := folder.Create(func(s string) string { return s }, started)

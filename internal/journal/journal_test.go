@@ -115,6 +115,12 @@ func TestRun(t *testing.T) {
 	if r.Changed() != 2 || len(r.Others) != 1 || r.Others[0].Kind != "waiting" || r.Who != "ops@laptop" {
 		t.Errorf("%+v", r)
 	}
+	if got := r.Others[0].Text(); got != "waiting: pg03: waiting for pg01" {
+		t.Errorf("%q", got)
+	}
+	if got := (Record{Kind: "x", Data: []byte(`{"a":1}`)}).Text(); got != `x {"a":1}` {
+		t.Errorf("%q", got)
+	}
 	if err := rec.Writer.Append("late", nil); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("after its end: %v", err)
 	}

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/rollout"
@@ -82,6 +83,25 @@ type other struct {
 	Instance inventory.InstanceID `json:"instance,omitempty"`
 	Text     string               `json:"text,omitempty"`
 	Error    string               `json:"error,omitempty"`
+}
+
+// Text says in words what a record of any other kind holds.
+func (r Record) Text() string {
+	var o other
+	text := r.Kind
+	if json.Unmarshal(r.Data, &o) != nil || o == (other{}) {
+		return text + " " + string(r.Data)
+	}
+	who := string(o.Instance)
+	if who == "" {
+		who = o.Host
+	}
+	for _, part := range []string{who, o.Text, o.Error} {
+		if part != "" {
+			text += ": " + part
+		}
+	}
+	return text
 }
 
 // A Recorder writes what a rollout does into a journal. It implements
