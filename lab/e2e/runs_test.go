@@ -136,9 +136,13 @@ func TestLabResumed(t *testing.T) {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
 			hosts := []string{fmt.Sprintf("pg%d", v), fmt.Sprintf("pg%d", map[int]int{15: 13, 17: 18}[v])}
 			fresh(t, hosts...)
-			for _, h := range hosts {
-				look(t, h, "rm -f /etc/pgfleet-first /etc/pgfleet-last")
+			remove := func() {
+				for _, h := range hosts {
+					look(t, h, "rm -f /etc/pgfleet-first /etc/pgfleet-last")
+				}
 			}
+			remove()
+			t.Cleanup(remove)
 			b := newBench(t, threeSteps, hosts...)
 			const token = "squeamish-ossifrage-42"
 			b.env = []string{"TOKEN=" + token}
@@ -266,6 +270,61 @@ creates = "/run/retried"
 		look(t, "pg15", "test -e /run/retried")
 		if s := b.want(0, "runs", "retry", "--failed", "--yes"); !strings.Contains(s.stdout, "finished everywhere") {
 			t.Errorf("%s", s.all())
+		}
+	})
+}
+
+// When the operator's disk is full in the middle of a run, the run stops there:
+// what the journal has no room for is not done.
+func TestLabJournalFull(t *testing.T) {
+	t.Run("postgres-15", func(t *testing.T) {
+		look(t, "pg15", "rm -rf /run/full; mkdir /run/full")
+		const steps = 20
+		var tasks strings.Builder
+		for i := range steps {
+			fmt.Fprintf(&tasks, "\n[[task]]\nname = \"Step %[1]d\"\nkind = \"command\"\nrun = \"touch /run/full/%02[1]d\"\ncreates = \"/run/full/%02[1]d\"\n", i+1)
+		}
+		b := newBench(t, tasks.String(), "pg15")
+		state := filepath.Join(b.home, ".local/state")
+		if err := os.MkdirAll(state, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Mount("tmpfs", state, "tmpfs", 0, "size=8k,mode=700"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := syscall.Unmount(state, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		s := b.want(1, "apply", "--yes")
+		for _, want := range []string{"could not be recorded", "no space left on device", "could not be written, and ends before the run did"} {
+			if !strings.Contains(s.all(), want) {
+				t.Errorf("apply does not say %q:\n%s", want, s.all())
+			}
+		}
+		done := strings.Count(look(t, "pg15", "ls /run/full"), "\n")
+		if done == 0 || done == steps {
+			t.Fatalf("%d of %d steps were done, so this proves nothing\n%s", done, steps, s.all())
+		}
+		list := b.runs() // the half line at the end is no damage
+		if len(list) != 1 || list[0].Outcome != "died" || list[0].Changed != 1 {
+			t.Fatalf("%+v", list)
+		}
+		begun := strings.Count(b.journals()[list[0].Run], `"kind":"step started"`)
+		t.Logf("PROOF: %d of %d steps were done, and the journal announces %d\n", done, steps, begun)
+		if begun < done {
+			t.Errorf("%d steps were done, and the journal announces %d", done, begun)
+		}
+		if err := syscall.Mount("", state, "", syscall.MS_REMOUNT, "size=1m"); err != nil {
+			t.Fatal(err)
+		}
+		b.want(0, "runs", "resume", "--yes", list[0].Run)
+		if n := strings.Count(look(t, "pg15", "ls /run/full"), "\n"); n != steps {
+			t.Errorf("after resume %d of %d steps were done", n, steps)
+		}
+		if list := b.runs(); len(list) != 2 || list[0].Outcome != "done" {
+			t.Errorf("%+v", list)
 		}
 	})
 }
