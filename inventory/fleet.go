@@ -11,7 +11,8 @@ import (
 // A Fleet is what fleet.toml and the files that it includes say.
 type Fleet struct {
 	Name     string
-	Path     string // of fleet.toml, as given to Load
+	Path     string   // of fleet.toml, as given to Load
+	Files    []string // that were read: fleet.toml and what it includes, in the order of reading
 	SSH      SSH
 	Postgres Postgres
 	Secrets  Secrets

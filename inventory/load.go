@@ -88,6 +88,7 @@ func (l *loader) main(name string, text []byte) {
 }
 
 func (l *loader) parse(name string, text []byte) *Node {
+	l.fleet.Files = append(l.fleet.Files, name)
 	n, errs := Parse(name, text)
 	l.errs = append(l.errs, errs...)
 	l.partial = l.partial || n == nil

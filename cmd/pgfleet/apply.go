@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgfleet/pgfleet/internal/journal"
 	"github.com/pgfleet/pgfleet/internal/rollout"
 	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/inventory"
@@ -21,6 +23,13 @@ type applying struct {
 	yes    bool
 	asJSON bool
 	allow  []string // --allow-lockout
+
+	earlier *earlier             // that this one goes on with; nil for a new one
+	all     []inventory.Instance // that tasks are planned for
+	tags    []string
+	held    *heldPlan
+	journal *journal.Recorder // nil as long as there is none
+	began   time.Time
 }
 
 func (a *app) applyCommand() *cobra.Command {
@@ -49,20 +58,24 @@ Twice: everything stops at once.`,
 			if len(args) == 1 {
 				x.file = args[0]
 			}
-			return x.run(cmd.Context())
+			return x.apply(cmd.Context())
 		},
 	}
-	cmd.Flags().BoolVarP(&x.yes, "yes", "y", false, "do not ask")
-	cmd.Flags().BoolVar(&x.asJSON, "json", false, "print the results as JSON; needs --yes or a PLANFILE")
-	cmd.Flags().StringArrayVar(&x.allow, "allow-lockout", nil, "go on though `WHO` would lose access; may be given more than once")
-	if err := cmd.RegisterFlagCompletionFunc("allow-lockout", a.completeLockouts); err != nil {
-		panic(err) // the flag's name is misspelt above
-	}
+	x.flags(cmd, "--yes or a PLANFILE")
 	return cmd
 }
 
-// run reads as the list of what apply does.
-func (x *applying) run(ctx context.Context) error {
+func (x *applying) flags(cmd *cobra.Command, needs string) {
+	cmd.Flags().BoolVarP(&x.yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&x.asJSON, "json", false, "print the results as JSON; needs "+needs)
+	cmd.Flags().StringArrayVar(&x.allow, "allow-lockout", nil, "go on though `WHO` would lose access; may be given more than once")
+	if err := cmd.RegisterFlagCompletionFunc("allow-lockout", x.app.completeLockouts); err != nil {
+		panic(err) // the flag's name is misspelt above
+	}
+}
+
+// apply reads as the list of what apply does.
+func (x *applying) apply(ctx context.Context) error {
 	if err := x.check(); err != nil {
 		return err
 	}
@@ -90,32 +103,49 @@ func (x *applying) run(ctx context.Context) error {
 	if err := x.confirm(ctx, known); err != nil {
 		return err
 	}
-	results, err := x.carryOut(ctx, s, known)
-	return x.report(s.fleet, known, results, err)
+	if err := x.beginJournal(s, known, digester); err != nil {
+		return err
+	}
+	results, early := x.carryOut(ctx, s, known)
+	lost := x.endJournal(results, early)
+	err = x.report(s.fleet, known, results, early)
+	x.nameRun()
+	if lost != nil {
+		x.app.ui.Error(lost)
+		return errHostFailed
+	}
+	return err
 }
 
 // check finds what cannot work before anybody is dialled.
 func (x *applying) check() error {
+	orPlan := ", or give a plan that was saved with plan --out"
+	if x.earlier != nil {
+		orPlan = ""
+	}
 	switch {
 	case x.file != "" && len(x.app.tags) > 0:
 		return &inputError{errors.New("a saved plan has its own --tags; give them to plan --out")}
 	case x.yes || x.file != "":
 		return nil
 	case x.asJSON:
-		return &inputError{errors.New("--json asks nothing: add --yes, or give a plan that was saved with plan --out")}
+		return &inputError{errors.New("--json asks nothing: add --yes" + orPlan)}
 	case !x.app.ui.Interactive():
-		return &inputError{errors.New("this is not a terminal, so nobody can be asked: add --yes, or give a plan that was saved with plan --out")}
+		return &inputError{errors.New("this is not a terminal, so nobody can be asked: add --yes" + orPlan)}
 	}
 	return nil
 }
 
 func (x *applying) readPlan() (*rollout.SavedPlan, *secrets.Digester, error) {
-	if x.file == "" {
+	if x.file == "" && x.earlier == nil {
 		return nil, nil, nil
 	}
 	digester, err := newDigester()
 	if err != nil {
 		return nil, nil, err
+	}
+	if x.earlier != nil {
+		return nil, digester, nil // its journal has what was planned
 	}
 	saved, err := rollout.ReadSavedPlan(x.file, digester)
 	if err != nil {
@@ -137,11 +167,25 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 			return nil, &inputError{err}
 		}
 	}
+	if e := x.earlier; e != nil {
+		var err error
+		if all, wanted, err = e.chosen(s, digester); err != nil {
+			return nil, err
+		}
+		tags = e.of.Tags
+	}
+	x.all, x.tags = all, tags
 	known, _, err := s.plan(ctx, all, wanted, tags)
 	if err != nil {
 		return nil, err
 	}
+	if x.earlier != nil {
+		if x.held, err = x.earlier.hold(known, digester, x.app.mask); err != nil {
+			return nil, err
+		}
+	}
 	if saved != nil {
+		x.held = &heldPlan{saved}
 		return known, saved.Hold(known, digester, x.app.mask)
 	}
 	if !x.asJSON {
@@ -226,7 +270,9 @@ func (x *applying) carryOut(ctx context.Context, s *session, known []rollout.Kno
 // report says where each instance stands, and why the rollout ended early.
 func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results []rollout.Result, early error) error {
 	if x.asJSON {
-		if err := x.app.ui.JSON(resultJSON(fleet, results, early)); err != nil {
+		doc := resultJSON(fleet, results, early)
+		doc.Run = x.runID()
+		if err := x.app.ui.JSON(doc); err != nil {
 			return err
 		}
 	} else {

@@ -32,6 +32,7 @@ func TestScripts(t *testing.T) {
 			return writeKey(e.WorkDir + "/key")
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"journal": writeJournal,
 			// exits CODE COMMAND...: the command ends with this exit code.
 			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])

@@ -153,6 +153,7 @@ func instanceJSON(k rollout.Known) planInstance {
 
 type resultDocument struct {
 	Format    int              `json:"format"`
+	Run       string           `json:"run,omitempty"` // for pgfleet runs; not of one that had nothing to run
 	Pgfleet   string           `json:"pgfleet"`
 	Fleet     string           `json:"fleet"`
 	Instances []instanceResult `json:"instances"`

@@ -108,6 +108,7 @@ type executor struct {
 	peers    peers
 	// restarted is told for how long the server was down.
 	restarted func(time.Duration)
+	planned   func([]tasks.Change) error // records what is known only now
 	// made counts what a step did whose changes were not known while planning.
 	made int
 }

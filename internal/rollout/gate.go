@@ -21,7 +21,9 @@ import (
 // their clients are back, nobody is refused who was not before, standbys stream,
 // the checks of verify tasks still hold, and the user's own command agrees.
 func (a *rolling) gate(ctx context.Context, w Wave, n int, name string) error {
-	a.run.observe(Event{Kind: GateStarted, Text: "looking at the hosts after " + name})
+	if err := a.say(Event{Kind: GateStarted, Text: "looking at the hosts after " + name}); err != nil {
+		return err
+	}
 	var group errgroup.Group
 	group.SetLimit(a.run.forks())
 	problems := make([]error, len(a.known))

@@ -21,6 +21,7 @@ type instanceRun struct {
 	earlier  []*swap // of configuration steps that no restart has proven yet
 	deferred []int   // steps that are left for later
 	peers    peers   // the other members of its cluster
+	lost     error   // why the recorder did not take what was done
 }
 
 // begin carries out all steps but those that have to wait for another member of
@@ -69,8 +70,9 @@ func (w *instanceRun) step(ctx context.Context, i int) bool {
 		w.result.Status, w.result.Err = Stopped, fmt.Errorf("stopped before step %d of %d; apply again to go on", i+1, len(steps))
 		return false
 	}
-	e := w.event(StepStarted, i)
-	w.run.observe(e)
+	if !w.begun(i) {
+		return false
+	}
 	x := w.executor(i)
 	err := x.execute(ctx)
 	w.count(x.made)
@@ -86,6 +88,7 @@ func (w *instanceRun) executor(i int) *executor {
 	return &executor{
 		run: w.run, conn: w.conn, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], earlier: &w.earlier, peers: w.peers,
 		restarted: func(down time.Duration) { w.result.Down += down },
+		planned:   func(changes []tasks.Change) error { return w.planned(i, changes) },
 		phase: func(text string) {
 			p := w.event(StepPhase, i)
 			p.Text = text
@@ -109,7 +112,7 @@ func (w *instanceRun) stopped(ctx context.Context) bool {
 }
 
 func (w *instanceRun) done(i int) {
-	w.run.observe(w.event(StepDone, i))
+	w.kept(w.event(StepDone, i))
 	w.result.Done++
 	for _, c := range w.known.Plan.Steps[i].Changes {
 		if tasks.Writes(c.Action) {
@@ -133,7 +136,7 @@ func (w *instanceRun) failed(ctx context.Context, i int, err error) {
 	w.result.Err = &tasks.TaskError{Task: w.known.Plan.Steps[i].Title(), Err: err}
 	e := w.event(StepFailed, i)
 	e.Err = err
-	w.run.observe(e)
+	w.kept(e)
 }
 
 func (w *instanceRun) stopClock() { w.result.Took = time.Since(w.start) }

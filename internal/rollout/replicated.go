@@ -60,7 +60,9 @@ func (w *instanceRun) finish(ctx context.Context, from primary) {
 		return
 	}
 	first := w.deferred[0]
-	w.run.observe(w.event(StepStarted, first))
+	if !w.begun(first) {
+		return
+	}
 	x := w.executor(first)
 	if from.well() {
 		if err := x.replayed(ctx, from.known.Instance); err != nil {
@@ -86,8 +88,8 @@ func (w *instanceRun) finish(ctx context.Context, from primary) {
 			}
 			continue
 		}
-		if n > 0 {
-			w.run.observe(w.event(StepStarted, i))
+		if n > 0 && !w.begun(i) {
+			return
 		}
 		if left := missing[step.Tasks[0]]; len(left) > 0 {
 			w.missed(ctx, i, from, left)

@@ -42,6 +42,9 @@ func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) ([
 	for c := range a.waiting {
 		a.finishWaiting(ctx, c)
 	}
+	if err != nil {
+		_ = r.record(Event{Kind: RolloutStopped, Err: err}) // nothing is left that could be held back
+	}
 	if errors.Is(err, errStopped) {
 		err = nil // whoever stopped it knows, and every result says so
 	}
@@ -136,7 +139,9 @@ func (a *rolling) wave(ctx context.Context, w Wave, n, of int) error {
 		name += " (canary)"
 	}
 	if of > 1 {
-		a.run.observe(Event{Kind: WaveStarted, Text: name + ": " + strings.Join(w.Hosts, ", ")})
+		if err := a.say(Event{Kind: WaveStarted, Text: name + ": " + strings.Join(w.Hosts, ", ")}); err != nil {
+			return err
+		}
 	}
 	var group errgroup.Group
 	group.SetLimit(a.run.forks())
@@ -169,6 +174,15 @@ func (a *rolling) wave(ctx context.Context, w Wave, n, of int) error {
 	if err := a.gate(ctx, w, n, name); err != nil {
 		return fmt.Errorf("after %s: %w", name, err)
 	}
+	return nil
+}
+
+// say records and shows what the rollout does next. The error says why it may not.
+func (a *rolling) say(e Event) error {
+	if err := a.run.record(e); err != nil {
+		return fmt.Errorf("the rollout could not be recorded, so no further wave began: %w", err)
+	}
+	a.run.observe(e)
 	return nil
 }
 
@@ -261,8 +275,7 @@ func (a *rolling) keep(i int, w *instanceRun) {
 }
 
 func (a *rolling) finished(w *instanceRun) {
-	in := w.known.Instance
-	a.run.observe(Event{Kind: InstanceDone, Host: in.Host.Name, Instance: in.ID(), Err: w.result.Err})
+	a.run.ended(w.known.Instance, *w.result)
 }
 
 // finishWaiting carries out what standbys of a cluster have waited with.

@@ -44,6 +44,8 @@ type Run struct {
 	Connector Connector
 	Resolver  Resolver
 	Observer  Observer
+	// Recorder, if not nil, keeps what is done. What it does not take is not done.
+	Recorder Recorder
 	// Forks is how many hosts are worked on at the same time; 0 means 32.
 	Forks int
 	// AllowLockout names those who may lose access, see [tasks.Lockout.Named].

@@ -82,17 +82,9 @@ func saveInstance(k Known, d *secrets.Digester, mask func(string) string) (Saved
 		for _, b := range s.Tasks {
 			step.Tasks = append(step.Tasks, b.Name)
 		}
-		for _, c := range s.Changes {
-			// The text of an action holds placeholders and no values.
-			action, err := json.Marshal(c.Action)
-			if err != nil {
-				return in, fmt.Errorf("%s: %w", c.Key, err)
-			}
-			step.Changes = append(step.Changes, SavedChange{
-				Key: c.Key, Intent: mask(c.Intent),
-				Before: saveDigest(c.Before, d), After: saveDigest(c.After, d),
-				Action: d.Digest(secrets.NewString(fmt.Sprintf("%T ", c.Action) + string(action))),
-			})
+		var err error
+		if step.Changes, err = SaveChanges(s.Changes, d, mask); err != nil {
+			return in, err
 		}
 		in.Steps = append(in.Steps, step)
 	}
@@ -102,6 +94,24 @@ func saveInstance(k Known, d *secrets.Digester, mask func(string) string) (Saved
 		}
 	}
 	return in, nil
+}
+
+// SaveChanges returns changes in the form in which they may be kept.
+func SaveChanges(changes []tasks.Change, d *secrets.Digester, mask func(string) string) ([]SavedChange, error) {
+	var saved []SavedChange
+	for _, c := range changes {
+		// The text of an action holds placeholders and no values.
+		action, err := json.Marshal(c.Action)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Key, err)
+		}
+		saved = append(saved, SavedChange{
+			Key: c.Key, Intent: mask(c.Intent),
+			Before: saveDigest(c.Before, d), After: saveDigest(c.After, d),
+			Action: d.Digest(secrets.NewString(fmt.Sprintf("%T ", c.Action) + string(action))),
+		})
+	}
+	return saved, nil
 }
 
 func saveDigest(v tasks.Digest, d *secrets.Digester) string {
@@ -167,6 +177,11 @@ func (e *DriftError) Error() string {
 // that differs in anything a DriftError. Apply refuses those before their first
 // write; the others go on.
 func (p *SavedPlan) Hold(known []Known, d *secrets.Digester, mask func(string) string) error {
+	return p.hold(known, d, mask, differences)
+}
+
+// hold is Hold, with what counts as a difference.
+func (p *SavedPlan) hold(known []Known, d *secrets.Digester, mask func(string) string, differences func(saved, now SavedInstance) []string) error {
 	for i := range known {
 		k := &known[i]
 		if k.Err != nil {

@@ -95,6 +95,9 @@ func (x *executor) replanned(ctx context.Context) error {
 	if why := undecided(out); why != "" {
 		return fmt.Errorf("it still cannot be planned: %s", why)
 	}
+	if err := x.planned(out.Changes); err != nil {
+		return err
+	}
 	ran := false
 	for _, part := range partsOf(out.Changes) {
 		if _, ok := part[0].Action.(tasks.Execute); ok {
