@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pgfleet/pgfleet/internal/rollout"
 	"github.com/pgfleet/pgfleet/internal/secrets"
@@ -20,6 +21,7 @@ type applying struct {
 	file   string // of a saved plan; "" to plan now
 	yes    bool
 	asJSON bool
+	lock   rollout.Locking
 }
 
 func (a *app) applyCommand() *cobra.Command {
@@ -44,11 +46,15 @@ Twice: everything stops at once.`,
 			if len(args) == 1 {
 				x.file = args[0]
 			}
+			x.lock.Why = commandLine(cmd, args)
 			return x.run(cmd.Context())
 		},
 	}
 	cmd.Flags().BoolVarP(&x.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&x.asJSON, "json", false, "print the results as JSON; needs --yes or a PLANFILE")
+	cmd.Flags().DurationVar(&x.lock.Wait, "lock-wait", 0, "how `long` to wait for others who are applying to the same hosts")
+	cmd.Flags().DurationVar(&x.lock.TTL, "lease-ttl", 0, "how `long` a lease holds that is not renewed; for tests")
+	_ = cmd.Flags().MarkHidden("lease-ttl")
 	return cmd
 }
 
@@ -84,6 +90,8 @@ func (x *applying) run(ctx context.Context) error {
 // check finds what cannot work before anybody is dialled.
 func (x *applying) check() error {
 	switch {
+	case x.lock.Wait < 0 || x.lock.TTL < 0:
+		return &inputError{errors.New("--lock-wait: want no less than 0")}
 	case x.file != "" && len(x.app.tags) > 0:
 		return &inputError{errors.New("a saved plan has its own --tags; give them to plan --out")}
 	case x.yes || x.file != "":
@@ -133,6 +141,7 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 	}
 	if !x.asJSON {
 		x.app.showPlan(known)
+		s.showLeases(known)
 	}
 	return known, nil
 }
@@ -194,7 +203,7 @@ func (x *applying) carryOut(ctx context.Context, s *session, known []rollout.Kno
 	case !ui.outTTY || !ui.Live():
 		p.plain = ui.Print
 	}
-	s.run.Observer = p
+	s.run.Observer, s.run.Locking = p, x.lock
 	stop := make(chan struct{})
 	undo := x.app.signals.onFirst(func() {
 		close(stop)
@@ -221,6 +230,16 @@ func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results
 		}
 	}
 	return nil
+}
+
+// commandLine is what was given, as others are told of it.
+func commandLine(cmd *cobra.Command, args []string) string {
+	text := cmd.CommandPath()
+	cmd.Flags().Visit(func(f *pflag.Flag) { text += " --" + f.Name + "=" + shellWord(f.Value.String()) })
+	for _, arg := range args {
+		text += " " + shellWord(arg)
+	}
+	return text
 }
 
 // shellWord quotes a file's name where the shell would need it.

@@ -66,8 +66,14 @@ func Secrets(known []Known) []secrets.Ref {
 // replication cluster one after the other, standbys first, and the instances of
 // one host one after the other. When stop is closed no new step starts; the
 // steps that run are finished or put back. When ctx ends, everything stops at
-// once.
+// once. The leases of all hosts that are to be changed are taken before the first
+// change, and given back at the end.
 func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) []Result {
+	giveBack, refused := r.takeLeases(ctx, stop, known)
+	if refused != nil {
+		return refused
+	}
+	defer giveBack()
 	results := make([]Result, len(known))
 	var group errgroup.Group
 	group.SetLimit(r.forks())

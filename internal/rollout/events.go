@@ -34,6 +34,7 @@ type Event struct {
 }
 
 func (r *Run) observe(e Event) {
+	r.record(e)
 	if r.Observer != nil {
 		r.Observer.Observe(e)
 	}
