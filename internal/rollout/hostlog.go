@@ -28,7 +28,7 @@ type HostRecord struct {
 }
 
 // RanOut reports whether anybody may take the lease.
-func (h HostRecord) RanOut() bool { return h.Lease != nil && !h.Lease.Until.After(h.Clock) }
+func (h HostRecord) RanOut() bool { return h.Lease != nil && h.Lease.ranOut(h.Clock) }
 
 // HostRecord asks a host for its lease and the last lines of its log. A host that
 // pgfleet has never changed has neither.

@@ -102,6 +102,10 @@ func ParseLease(text string) Lease {
 	return l
 }
 
+// ranOut reports whether anybody may take the lease at a time of the host's
+// clock.
+func (l Lease) ranOut(clock time.Time) bool { return l.Until.Before(clock.Truncate(time.Second)) }
+
 // String says who has the lease, and since when.
 func (l Lease) String() string {
 	return fmt.Sprintf("%s has been applying here since %s (run %s, pid %d)", l.Holder, clock(l.Since), l.Run, l.PID)
@@ -397,7 +401,7 @@ func (r *Run) leaseCommand(verb, fence, replace string, notes []string) transpor
 	vars := ""
 	for _, v := range [][2]string{
 		{"verb", verb}, {"dir", r.Locking.dir()}, {"fence", fence}, {"replace", replace}, {"about", r.about()}, {"run", oneWord(r.id())}, {"who", oneWord(me())},
-		{"ttl", strconv.Itoa(max(1, int(r.Locking.ttl().Seconds())))}, {"wait", strconv.Itoa(int(writerWait.Seconds()))},
+		{"ttl", strconv.Itoa(max(1, int(r.Locking.ttl().Seconds())))}, {"wait", strconv.Itoa(max(1, int(min(writerWait, r.Locking.ttl()).Seconds())))},
 	} {
 		vars += v[0] + "=" + transport.Quote(v[1]) + "\n"
 	}
@@ -549,7 +553,7 @@ func (r *Run) HeldBy(k Known) (Lease, bool) {
 		return Lease{}, false
 	}
 	l := ParseLease(string(f.Content))
-	return l, l.Until.After(k.State.Clock())
+	return l, !l.ranOut(k.State.Clock())
 }
 
 // leaseLost reports whether the host has refused a write because the lease is

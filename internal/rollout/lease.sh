@@ -36,7 +36,7 @@ found() {
 	: "${until:=0}"
 }
 
-held() { found && [ "$first" != "$replace" ] && [ "$until" -gt "$(date +%s)" ]; }
+held() { found && [ "$first" != "$replace" ] && [ "$until" -ge "$(date +%s)" ]; }
 
 ours() { found && [ "$first" = "$fence" ]; }
 

@@ -86,7 +86,7 @@ func (r *Run) awaitSessions(ctx context.Context, known []Known) (*inventory.Host
 			continue
 		}
 		group.Go(func() error {
-			if err := r.awaitSession(ctx, k.Instance); err != nil {
+			if err := r.awaitSession(ctx, k.Instance, transport.Endpoint{Port: k.Instance.Port}); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				if first == nil {
@@ -100,12 +100,12 @@ func (r *Run) awaitSessions(ctx context.Context, known []Known) (*inventory.Host
 	return host, first
 }
 
-func (r *Run) awaitSession(ctx context.Context, in inventory.Instance) error {
+func (r *Run) awaitSession(ctx context.Context, in inventory.Instance, at transport.Endpoint) error {
 	conn, err := r.conn(ctx, in.Host)
 	if err != nil {
 		return nil //nolint:nilerr // its steps will say so
 	}
-	session, err := conn.Postgres(ctx, transport.Endpoint{Port: in.Port})
+	session, err := conn.Postgres(ctx, at)
 	if err != nil {
 		return nil //nolint:nilerr // a server that is down has no transactions
 	}
