@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"path"
@@ -47,11 +48,18 @@ fence() {
 `, Quote(path.Join(f.Dir, "lease")), Quote(f.Line), fenceLost, fenceBusy, fenceStatus, Quote(path.Join(f.Dir, "lock")), fenceWait)
 }
 
-// command wraps a script so that it runs only behind the fence. The shell that
-// holds the lock waits for the script also when both are told to end. What the
-// script leaves running has no part of the lock.
-func (f Fence) command(script string) string {
-	return f.functions() + "fence\nunset line\nunset -f ours fence\ntrap : HUP INT TERM\n(eval " + Quote(script) + ") 9<&-\nexit $?\n"
+// command wraps a script so that it runs only behind the fence. Its input, of
+// stdin bytes, is read to its end before the lock is taken, because a connection
+// that is stuck must not hold the lock; what has not arrived whole runs nothing.
+// The shell that holds the lock waits for the script also when both are told to
+// end. What the script leaves running has no part of the lock.
+func (f Fence) command(script string, stdin int) string {
+	before, input := "", ""
+	if stdin > 0 {
+		before = fmt.Sprintf("in=$(base64 -w 0); [ ${#in} -eq %d ] || exit 125\n", base64.StdEncoding.EncodedLen(stdin))
+		input = `{ printf %s "$in" | base64 -d; } 9<&- 2>/dev/null | `
+	}
+	return f.functions() + before + "fence\nunset line\nunset -f ours fence\ntrap : HUP INT TERM\n" + input + "(unset in; eval " + Quote(script) + ") 9<&-\nexit $?\n"
 }
 
 // refused returns the error of a script that the fence has kept from running,
@@ -93,7 +101,7 @@ func (f *fenced) Run(ctx context.Context, c Command) (Output, error) {
 	if c.Unfenced {
 		return f.host.Run(ctx, c)
 	}
-	c.Script = f.fence.command(c.Script)
+	c.Script = f.fence.command(c.Script, len(c.Stdin))
 	out, err := f.host.Run(ctx, c)
 	if err != nil {
 		return out, err

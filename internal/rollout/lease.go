@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -49,6 +50,7 @@ const (
 	leaseTTL     = time.Minute
 	leaseTimeout = 15 * time.Second // of one script
 	writerWait   = 5 * time.Second  // for a write in progress, each time that the lease is asked for
+	tryWait      = 2 * time.Second // for who tries the same
 	pollLease    = time.Second
 	maxNote      = 300 // characters of a line of the host's log
 )
@@ -251,26 +253,55 @@ func changing(known []Known) []*inventory.Host {
 // A host that could not be asked for its lease fails alone, when its turn comes.
 func (r *Run) takeLeases(ctx context.Context, stop <-chan struct{}, known []Known) (giveBack func(), refused []Result) {
 	began := time.Now()
-	for _, h := range changing(known) {
-		err := r.takeLease(ctx, stop, h, known, began.Add(r.Locking.Wait))
+	hosts := changing(known)
+	if r.tryAll(ctx, hosts) {
+		hosts = nil
+	} else {
+		r.giveBack(ctx)
+	}
+	for _, h := range hosts {
+		err := r.takeLease(ctx, stop, h, known, began)
 		held, isHeld := errors.AsType[*HeldError](err)
 		switch {
 		case isHeld:
 			held.Waited = r.Locking.Wait
 			r.giveBack(ctx)
 			return nil, notBegun(known, h, err)
-		case stopped(stop) || ctx.Err() != nil:
-			r.giveBack(ctx)
-			return nil, notBegun(known, nil, nil)
 		case err != nil:
 			r.remember(&lease{host: h, err: fmt.Errorf("%w: %w", errNoLease, err)})
 		}
+	}
+	if stopped(stop) || ctx.Err() != nil {
+		r.giveBack(ctx)
+		return nil, notBegun(known, nil, nil)
 	}
 	if h, err := r.awaitSessions(ctx, known); err != nil {
 		r.giveBack(ctx)
 		return nil, notBegun(known, h, err)
 	}
 	return func() { r.giveBack(ctx) }, nil
+}
+
+// tryAll takes the leases of all hosts at the same time, and reports whether
+// nobody else has one. If somebody has, it might be who tries the same, and is
+// refused because of us: so then they are to be given back, and taken in order.
+func (r *Run) tryAll(ctx context.Context, hosts []*inventory.Host) bool {
+	var held atomic.Bool
+	var group errgroup.Group
+	group.SetLimit(r.forks())
+	for _, h := range hosts {
+		group.Go(func() error {
+			err := r.tryLease(ctx, h, "")
+			if _, ok := errors.AsType[*HeldError](err); ok {
+				held.Store(true)
+			} else if err != nil {
+				r.remember(&lease{host: h, err: fmt.Errorf("%w: %w", errNoLease, err)})
+			}
+			return nil
+		})
+	}
+	_ = group.Wait()
+	return !held.Load()
 }
 
 func stopped(stop <-chan struct{}) bool {
@@ -309,9 +340,11 @@ func notBegun(known []Known, because *inventory.Host, err error) []Result {
 	return results
 }
 
-// takeLease takes one, or waits for it until the deadline.
-func (r *Run) takeLease(ctx context.Context, stop <-chan struct{}, h *inventory.Host, known []Known, deadline time.Time) error {
-	replace, told := "", false
+// takeLease takes one, or waits for it, as long as the run waits for all of them.
+// A lease that was never renewed may be one that is about to be given back by who
+// tried to take all at the same time.
+func (r *Run) takeLease(ctx context.Context, stop <-chan struct{}, h *inventory.Host, known []Known, began time.Time) error {
+	replace, told, deadline := "", false, began.Add(r.Locking.Wait)
 	for {
 		err := r.tryLease(ctx, h, replace)
 		held, ok := errors.AsType[*HeldError](err)
@@ -321,6 +354,8 @@ func (r *Run) takeLease(ctx context.Context, stop <-chan struct{}, h *inventory.
 		case replace == "" && held.Lease.abandoned():
 			replace = held.Lease.Fence
 			continue
+		case r.Locking.Wait < tryWait && held.Lease.Until.Sub(held.Lease.Since) <= r.Locking.ttl() && time.Since(began) < tryWait:
+			deadline = began.Add(tryWait)
 		case !time.Now().Before(deadline):
 			return err
 		case !told:

@@ -25,7 +25,10 @@ number() {
 	echo "lease ${3-?}"
 }
 
-notes() { while IFS= read -r each; do note "$each" || return 1; done; }
+notes() {
+	[ -n "$lines" ] || return 0
+	printf '%s\n' "$lines" | while IFS= read -r each; do note "$each" || return 1; done
+}
 
 # found reads the first line of the lease, and until when it holds.
 found() {
@@ -76,6 +79,8 @@ shared() {
 	ours || { cat lease 2>/dev/null; exit 5; }
 }
 
+# A connection that is stuck must not hold the lock.
+lines=$(cat)
 case $verb in
 take)
 	mkdir -p -m 0755 "$dir" && cd "$dir" && : >>lock || exit 1
@@ -86,12 +91,11 @@ take)
 	! found || old=$(sed -n 's/^holder //p' lease)
 	next || exit 1
 	fence="pgfleet lease $token $fence"
-	IFS= read -r why || why=
 	now=$(date +%s)
 	printf '%s\nuntil %s\nsince %s\n%s\n' "$fence" "$((now+ttl))" "$now" "$about" | put lease || exit 1
 	[ "$(wc -l 2>/dev/null <log || echo 0)" -le 1000 ] || tail -n 1000 log | put log || exit 1
 	[ -z "$first" ] || note "$(number "$first") of $old was never given back"
-	note "$(number "$fence") taken: $why" || exit 1
+	note "$(number "$fence") taken: $lines" || exit 1
 	echo "$fence";;
 renew)
 	cd "$dir" || exit 5

@@ -1,6 +1,7 @@
 package transporttest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -49,6 +50,16 @@ func testFenced(t *testing.T, h Host, c transport.Conn) {
 	}
 	if out, err := f.Run(deadline(t), transport.Command{Script: "exit 118", User: "root"}); err != nil || out.ExitCode != 118 {
 		t.Errorf("a command's own 118: %d, %v", out.ExitCode, err)
+	}
+	for _, n := range []int{1, 3 << 20} {
+		in := noise(n)
+		out, err := f.Run(deadline(t), transport.Command{Script: "cat", Stdin: in, MaxOutput: 4 << 20, User: "root"})
+		if err != nil || !bytes.Equal(out.Stdout, in) || len(out.Stderr) > 0 {
+			t.Errorf("%d bytes: %d came back, %q, %v", n, len(out.Stdout), out.Stderr, err)
+		}
+		if out, err := f.Run(deadline(t), transport.Command{Script: "exit 3", Stdin: in, User: "root"}); err != nil || out.ExitCode != 3 || len(out.Stderr) > 0 {
+			t.Errorf("input not read: %+v, %v", out, err)
+		}
 	}
 	if err := write("one"); err != nil {
 		t.Fatal(err)
