@@ -50,7 +50,7 @@ const (
 	leaseTTL     = time.Minute
 	leaseTimeout = 15 * time.Second // of one script
 	writerWait   = 5 * time.Second  // for a write in progress, each time that the lease is asked for
-	tryWait      = 2 * time.Second // for who tries the same
+	tryWait      = 2 * time.Second  // for who tries the same
 	pollLease    = time.Second
 	maxNote      = 300 // characters of a line of the host's log
 )
@@ -226,9 +226,8 @@ type lease struct {
 	host  *inventory.Host
 	fence transport.Fence
 	err   error
-	stop  context.CancelFunc // of keeping it
-	done  sync.WaitGroup
-	wake  chan struct{}
+	stop  func()        // ends keeping it, and waits for a renewal that is under way
+	wake  chan struct{} // is sent to when there are new notes
 
 	mu    sync.Mutex
 	notes []string // lines that the host's log does not have yet
@@ -388,19 +387,44 @@ func (r *Run) tryLease(ctx context.Context, h *inventory.Host, replace string) e
 	switch out.ExitCode {
 	case 0:
 	case 3:
-		return &HeldError{Lease: ParseLease(string(out.Stdout))}
+		l := ParseLease(string(out.Stdout))
+		if r.known(h, l) {
+			return nil
+		}
+		return &HeldError{Lease: l}
 	case 4:
 		return &HeldError{Writers: writers(out)}
 	default:
 		return errors.New(message(out))
 	}
 	l := &lease{host: h, fence: transport.Fence{Dir: r.Locking.dir(), Line: strings.TrimSpace(string(out.Stdout))}, wake: make(chan struct{}, 1)}
-	r.remember(l)
 	// It is kept for as long as something may be put back, also when the run is
 	// being stopped.
-	ctx, l.stop = context.WithCancel(context.WithoutCancel(ctx))
-	l.done.Go(func() { r.keep(ctx, l) })
+	quit, done := make(chan struct{}), make(chan struct{})
+	l.stop = sync.OnceFunc(func() {
+		close(quit)
+		<-done
+	})
+	go func() {
+		r.keep(context.WithoutCancel(ctx), quit, l)
+		close(done)
+	}()
+	r.remember(l)
 	return nil
+}
+
+// known reports whether a lease is one that the run has of the same machine, by
+// another name of it. Then it is this host's as well.
+func (r *Run) known(h *inventory.Host, found Lease) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.leases {
+		if l.err == nil && l.fence.Line == found.Fence {
+			r.leases[h.Name] = l
+			return true
+		}
+	}
+	return false
 }
 
 func (r *Run) remember(l *lease) {
@@ -449,14 +473,14 @@ func (r *Run) leaseCommand(verb, fence, replace string, notes []string) transpor
 
 // keep renews a lease until it is told to end, or the lease is somebody else's.
 // A renewal that fails is tried again soon.
-func (r *Run) keep(ctx context.Context, l *lease) {
+func (r *Run) keep(ctx context.Context, quit <-chan struct{}, l *lease) {
 	every := r.Locking.ttl() / 4
 	next := every
 	for {
 		select {
 		case <-time.After(next):
 		case <-l.wake:
-		case <-ctx.Done():
+		case <-quit:
 			return
 		}
 		next = every
@@ -528,13 +552,14 @@ func (r *Run) giveBack(ctx context.Context) {
 	r.mu.Unlock()
 	var group errgroup.Group
 	group.SetLimit(r.forks())
+	given := map[*lease]bool{}
 	for _, l := range all {
-		if l.err != nil {
+		if l.err != nil || given[l] {
 			continue
 		}
+		given[l] = true
 		group.Go(func() error {
 			l.stop()
-			l.done.Wait()
 			lost, err := r.send(ctx, "release", l)
 			if _, broken := errors.AsType[*transport.Error](err); broken && !lost {
 				dial, cancel := context.WithTimeout(ctx, leaseTimeout)

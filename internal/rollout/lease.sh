@@ -73,9 +73,12 @@ exclusive() {
 }
 
 shared() {
-	[ -r lock ] || exit 5
+	[ -r lock ] && [ -r token ] || exit 5
 	exec 9<lock
 	flock -s -w "$wait" 9 || { writers; exit 4; }
+	# A renewal that is late must not bring back a lease that was given back.
+	exec 8<token
+	flock -x -w "$wait" 8 || exit 1
 	ours || { cat lease 2>/dev/null; exit 5; }
 }
 
@@ -83,7 +86,7 @@ shared() {
 lines=$(cat)
 case $verb in
 take)
-	mkdir -p -m 0755 "$dir" && cd "$dir" && : >>lock || exit 1
+	mkdir -p -m 0755 "$dir" && cd "$dir" && chmod 0755 . && : >>lock || exit 1
 	if held; then cat lease; exit 3; fi
 	exclusive
 	if held; then cat lease; exit 3; fi

@@ -58,7 +58,6 @@ func (b *bench) stall(r *Run) {
 	b.t.Helper()
 	for _, l := range r.leases {
 		l.stop()
-		l.done.Wait()
 	}
 	until := regexp.MustCompile(`(?m)^until .*$`)
 	text := until.ReplaceAllString(b.leaseFile("lease"), fmt.Sprintf("until %d", time.Now().Unix()-1))
@@ -109,6 +108,28 @@ func TestLease(t *testing.T) {
 	release()
 	if b.leaseFile("lease") != "" || b.leaseFile("token") != "3\n" {
 		t.Errorf("lease %q, token %q", b.leaseFile("lease"), b.leaseFile("token"))
+	}
+}
+
+// A machine that fleet.toml has by two names has one lease.
+func TestLeaseOfTwoNames(t *testing.T) {
+	b := newBench(t, "")
+	at := b.run.Connector.(dialTo).hosts["pg01"]
+	dir := b.run.Locking.Dir
+	b.dial(map[string]transport.Target{"pg01": at, "pg02": at})
+	b.run.Locking.Dir = dir
+	var known []Known
+	for _, in := range b.run.Fleet.Instances() {
+		b.in = in
+		known = append(known, Known{Instance: in, Plan: b.plan(b.bound(&list{lines: []line{table(in.Host.Name)}}))})
+	}
+	for _, r := range b.run.Apply(t.Context(), nil, known) {
+		if r.Status != Changed {
+			t.Errorf("%s: %v", r.Instance, r.Err)
+		}
+	}
+	if b.leaseFile("lease") != "" || strings.Count(b.leaseFile("log"), "done: list") != 2 {
+		t.Errorf("lease %q, log:\n%s", b.leaseFile("lease"), b.leaseFile("log"))
 	}
 }
 
@@ -337,17 +358,25 @@ func TestLeaseWaitsForTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.stall(first)
-	var ended time.Time
+	ended := make(chan error, 1)
 	time.AfterFunc(time.Second, func() {
-		ended = time.Now()
-		_, _ = session.Exec(context.Background(), "COMMIT")
+		_, err := session.Exec(context.Background(), "COMMIT")
+		ended <- err
 	})
 	if err := b.run.tryLease(t.Context(), b.in.Host, ""); err != nil {
 		t.Fatal(err)
 	}
 	defer b.run.giveBack(t.Context())
-	if err := b.run.awaitSession(t.Context(), b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}); err != nil || ended.IsZero() {
-		t.Errorf("it did not wait: %v", err)
+	if err := b.run.awaitSession(t.Context(), b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the transaction does not end")
 	}
 	if !slices.Contains(b.events, "waiting 0") {
 		t.Errorf("nobody was told: %q", b.events)
