@@ -46,6 +46,14 @@ type Conn interface {
 	// same bridge, without sudo.
 	DialPostgres(ctx context.Context, address string, port int) (Stream, error)
 
+	// Fenced returns the same connection, but one that changes nothing unless
+	// the lease is the run's: WriteFiles, Remove and every Run that is not
+	// Unfenced look at it on the host, in the script that writes. What has lost
+	// its lease fails with an error of KindFenced, and then nothing was changed.
+	// Nobody can take the lease between that look and the end of the write. Sessions
+	// of Postgres are not fenced.
+	Fenced(f Fence) Conn
+
 	// Refresh makes the next Read open new sessions to PostgreSQL rather than
 	// go on in those of the last one, so that what it sees is what a client
 	// that connects now would.
@@ -85,6 +93,10 @@ type Command struct {
 	User   string // whose rights: "root", "postgres", or "" for the login user
 	Dir    string // "" is the login user's home, or / with another user's rights
 	Stdin  []byte
+
+	// Unfenced says that the command changes nothing that others rely on, so
+	// that it runs without a lease too; see Conn.Fenced.
+	Unfenced bool
 
 	// MaxOutput bounds what is kept of each of stdout and stderr, in bytes;
 	// 0 means 1 MiB. The rest is read and dropped.

@@ -20,6 +20,7 @@ const (
 	KindBecome         Kind = "become"           // logged in, but root or postgres cannot be become
 	KindPostgres       Kind = "postgres"         // no session with the PostgreSQL server
 	KindRefused        Kind = "refused"          // WriteFiles or Remove was refused before anything was changed
+	KindFenced         Kind = "fenced"           // the run's lease on the host was lost, so nothing was changed
 	KindRemote         Kind = "remote"           // the host refused or could not do what was asked
 )
 

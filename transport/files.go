@@ -127,9 +127,19 @@ remove() {
 
 // WriteFiles implements [Conn].
 func (h *host) WriteFiles(ctx context.Context, files []File) error {
+	return h.writeFiles(ctx, files, nil)
+}
+
+// writeFiles looks at the fence, where there is one, before anything is staged,
+// and again, with the lock, once all contents have arrived: a connection that is
+// stuck must not hold the lock.
+func (h *host) writeFiles(ctx context.Context, files []File, fence *Fence) error {
 	var script strings.Builder
 	var content []byte
 	script.WriteString(writeScript)
+	if fence != nil {
+		script.WriteString(fence.functions() + "ours\n")
+	}
 	large := map[int][]byte{}
 	for i, f := range files {
 		if len(f.Content) >= largeFile {
@@ -163,13 +173,22 @@ func (h *host) WriteFiles(ctx context.Context, files []File) error {
 		}
 		fmt.Fprintf(&script, "write %s %d %s %s %s %s\n", Quote(f.Path), len(f.Content), Quote(f.Owner), Quote(f.Group), Quote(mode), Quote(from))
 	}
+	if fence != nil {
+		script.WriteString("fence\n")
+	}
 	script.WriteString("commit\n")
 	defer clear(content)
-	return h.change(ctx, "write files", script.String(), content)
+	return h.change(ctx, "write files", script.String(), content, fence)
 }
 
 // Remove implements [Conn].
-func (h *host) Remove(ctx context.Context, paths ...string) error {
+func (h *host) Remove(ctx context.Context, paths ...string) error { return h.remove(ctx, paths, nil) }
+
+func (h *host) remove(ctx context.Context, paths []string, fence *Fence) error {
+	begin := ""
+	if fence != nil {
+		begin = fence.functions() + "fence\n"
+	}
 	var calls strings.Builder
 	for _, p := range paths {
 		if err := absolute(p); err != nil {
@@ -177,11 +196,11 @@ func (h *host) Remove(ctx context.Context, paths ...string) error {
 		}
 		calls.WriteString("remove " + Quote(p) + "\n")
 	}
-	return h.change(ctx, "remove files", removeScript+calls.String()+"status=3\n"+calls.String(), nil)
+	return h.change(ctx, "remove files", removeScript+begin+calls.String()+"status=3\n"+calls.String(), nil, fence)
 }
 
 // change runs a script as root that must exit with 0.
-func (h *host) change(ctx context.Context, op, script string, stdin []byte) error {
+func (h *host) change(ctx context.Context, op, script string, stdin []byte, fence *Fence) error {
 	root, err := h.as(ctx, "root")
 	if err != nil {
 		return err
@@ -189,6 +208,11 @@ func (h *host) change(ctx context.Context, op, script string, stdin []byte) erro
 	out, err := h.run(ctx, root, script, stdin, 0)
 	if err != nil {
 		return err
+	}
+	if fence != nil {
+		if err := fence.refused(op, out); err != nil {
+			return err
+		}
 	}
 	if out.ExitCode != 0 {
 		kind := KindRemote

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pgfleet/pgfleet/internal/journal"
 	"github.com/pgfleet/pgfleet/internal/rollout"
@@ -30,6 +31,7 @@ type applying struct {
 	held    *heldPlan
 	journal *journal.Recorder // nil as long as there is none
 	began   time.Time
+	lock    rollout.Locking
 }
 
 func (a *app) applyCommand() *cobra.Command {
@@ -58,6 +60,7 @@ Twice: everything stops at once.`,
 			if len(args) == 1 {
 				x.file = args[0]
 			}
+			x.lock.Why = commandLine(cmd, args)
 			return x.apply(cmd.Context())
 		},
 	}
@@ -72,6 +75,9 @@ func (x *applying) flags(cmd *cobra.Command, needs string) {
 	if err := cmd.RegisterFlagCompletionFunc("allow-lockout", x.app.completeLockouts); err != nil {
 		panic(err) // the flag's name is misspelt above
 	}
+	cmd.Flags().DurationVar(&x.lock.Wait, "lock-wait", 0, "how `long` to wait for others who are applying to the same hosts")
+	cmd.Flags().DurationVar(&x.lock.TTL, "lease-ttl", 0, "how `long` a lease holds that is not renewed; for tests")
+	_ = cmd.Flags().MarkHidden("lease-ttl")
 }
 
 // apply reads as the list of what apply does.
@@ -124,6 +130,8 @@ func (x *applying) check() error {
 		orPlan = ""
 	}
 	switch {
+	case x.lock.Wait < 0 || x.lock.TTL < 0:
+		return &inputError{errors.New("--lock-wait: want no less than 0")}
 	case x.file != "" && len(x.app.tags) > 0:
 		return &inputError{errors.New("a saved plan has its own --tags; give them to plan --out")}
 	case x.yes || x.file != "":
@@ -190,6 +198,7 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 	}
 	if !x.asJSON {
 		x.app.showPlan(s.fleet, known)
+		s.showLeases(known)
 	}
 	if _, err := rollout.Waves(known, s.fleet.Rollout); err != nil {
 		return nil, fmt.Errorf("%w; nothing was changed", err)
@@ -255,7 +264,7 @@ func (x *applying) carryOut(ctx context.Context, s *session, known []rollout.Kno
 	case !ui.outTTY || !ui.Live():
 		p.plain = ui.Print
 	}
-	s.run.Observer = p
+	s.run.Observer, s.run.Locking = p, x.lock
 	stop := make(chan struct{})
 	undo := x.app.signals.onFirst(func() {
 		close(stop)
@@ -287,6 +296,16 @@ func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results
 		}
 	}
 	return nil
+}
+
+// commandLine is what was given, as others are told of it.
+func commandLine(cmd *cobra.Command, args []string) string {
+	text := cmd.CommandPath()
+	cmd.Flags().Visit(func(f *pflag.Flag) { text += " --" + f.Name + "=" + shellWord(f.Value.String()) })
+	for _, arg := range args {
+		text += " " + shellWord(arg)
+	}
+	return text
 }
 
 // shellWord quotes a file's name where the shell would need it.

@@ -54,7 +54,7 @@ func (x *applying) beginJournal(s *session, known []rollout.Known, digester *sec
 			return fmt.Errorf("%w; nothing was changed", err)
 		}
 	}
-	s.run.Recorder = x.journal
+	s.run.Recorder, s.run.ID = x.journal, x.runID()
 	x.nameRun()
 	if err := folder.Prune(journal.Keep); err != nil {
 		x.app.ui.Note("old journals could not be removed: " + err.Error())

@@ -63,6 +63,7 @@ func (a *app) plan(ctx context.Context, out string, asJSON bool) error {
 		}
 	} else {
 		a.showPlan(s.fleet, known)
+		s.showLeases(known)
 	}
 	if out != "" {
 		if err := s.save(ctx, out, known, bound, digester); err != nil {

@@ -33,6 +33,7 @@ no longer where it was.`,
 		Args:              oneRun,
 		ValidArgsFunction: a.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			x.lock.Why = commandLine(cmd, args)
 			r, err := a.findRun(args[0])
 			if err != nil {
 				return notResumed(err)
@@ -64,6 +65,7 @@ them: see resume.`,
 		},
 		ValidArgsFunction: a.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			x.lock.Why = commandLine(cmd, args)
 			if !failed {
 				return &inputError{errors.New("which instances? --failed means those where the run failed")}
 			}

@@ -233,7 +233,7 @@ func (x *executor) discard(ctx context.Context, staged []*stagedCertificate) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reloadTimeout)
 	defer cancel()
 	for _, s := range staged {
-		_ = x.must(ctx, transport.Command{Script: "rm -rf " + transport.Quote(s.dir), User: s.owner})
+		_ = x.must(ctx, transport.Command{Script: "rm -rf " + transport.Quote(s.dir), User: s.owner, Unfenced: true})
 	}
 }
 
@@ -285,7 +285,7 @@ func (x *executor) try(ctx context.Context, server tasks.Server, files *swap, ce
 		map[bool]string{true: "yes", false: "no"}[boot], transport.Quote(strings.Join(removed, "\n")))
 	ctx, cancel := context.WithTimeoutCause(ctx, restartTimeout, errors.New("the trial of the new configuration took too long"))
 	defer cancel()
-	out, err := x.conn.Run(ctx, transport.Command{Script: vars + trialScript, User: "postgres", Stdin: archive.Bytes()})
+	out, err := x.conn.Run(ctx, transport.Command{Script: vars + trialScript, User: "postgres", Stdin: archive.Bytes(), Unfenced: true})
 	if err != nil {
 		return because(ctx, err)
 	}
@@ -420,7 +420,7 @@ func (x *executor) log() string {
 // logSize returns how long the server's log is, so that what it says of a change
 // can be told from what it said before; 0 where there is none.
 func (x *executor) logSize(ctx context.Context) int64 {
-	out, err := x.conn.Run(ctx, transport.Command{Script: "stat -c %s " + transport.Quote(x.log()), User: "postgres"})
+	out, err := x.conn.Run(ctx, transport.Command{Script: "stat -c %s " + transport.Quote(x.log()), User: "postgres", Unfenced: true})
 	if err != nil || out.ExitCode != 0 {
 		return 0
 	}
@@ -438,7 +438,7 @@ func (x *executor) lastWords(ctx context.Context, since int64) string {
 	defer cancel()
 	log := transport.Quote(x.log())
 	out, err := x.conn.Run(ctx, transport.Command{Script: fmt.Sprintf(
-		"[ -f %[1]s ] && tail -c +%[2]d %[1]s | head -c 65536 | grep -E 'FATAL|ERROR|could not|not reloaded' | grep -v 'administrator command' | tail -n 3", log, since+1), User: "postgres"})
+		"[ -f %[1]s ] && tail -c +%[2]d %[1]s | head -c 65536 | grep -E 'FATAL|ERROR|could not|not reloaded' | grep -v 'administrator command' | tail -n 3", log, since+1), User: "postgres", Unfenced: true})
 	words := cleanLog(string(out.Stdout))
 	if err != nil || words == "" {
 		return ""

@@ -58,6 +58,7 @@ type Event struct {
 }
 
 func (r *Run) observe(e Event) {
+	r.logOnHost(e)
 	if r.Observer != nil {
 		r.Observer.Observe(e)
 	}

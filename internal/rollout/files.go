@@ -233,12 +233,15 @@ func (x *executor) replaceFiles(ctx context.Context) error {
 // one of them.
 func refused(err error) bool {
 	e, ok := errors.AsType[*transport.Error](err)
-	return ok && e.Kind == transport.KindRefused
+	return ok && (e.Kind == transport.KindRefused || e.Kind == transport.KindFenced)
 }
 
 // restored puts things back after a failure and says how that went. It does so
 // even when the run is being stopped: nothing is left half done.
 func (x *executor) restored(ctx context.Context, why error, undo func(context.Context) error) error {
+	if leaseLost(why) {
+		return fmt.Errorf("%w; %w", why, errNotPutBack)
+	}
 	x.phase("putting back")
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), putBackTimeout)
 	defer cancel()
@@ -250,7 +253,7 @@ func (x *executor) restored(ctx context.Context, why error, undo func(context.Co
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%w; putting the old state back failed as well: %w", why, err)
+		return fmt.Errorf("%w; putting the old state back failed as well: %w", why, x.explained(ctx, err))
 	}
 	return fmt.Errorf("%w; everything was put back", why)
 }
@@ -259,7 +262,7 @@ func (x *executor) restored(ctx context.Context, why error, undo func(context.Co
 func (x *executor) broken(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
 	defer cancel()
-	_, err := x.conn.Run(ctx, transport.Command{Script: ":"})
+	_, err := x.conn.Run(ctx, transport.Command{Script: ":", Unfenced: true})
 	return err != nil
 }
 
@@ -284,7 +287,7 @@ func (x *executor) checkStaged(ctx context.Context, a tasks.WriteFile) error {
 	}
 	script := "set -eu; umask 077; d=$(mktemp -d); trap 'rm -rf \"$d\"' EXIT; f=\"$d\"/" + transport.Quote(path.Base(a.Path)) + "; cat >\"$f\"; " +
 		strings.ReplaceAll(a.Check, "%s", `"$f"`)
-	out, err := x.conn.Run(ctx, transport.Command{Script: script, User: "root", Stdin: content.Expose()})
+	out, err := x.conn.Run(ctx, transport.Command{Script: script, User: "root", Stdin: content.Expose(), Unfenced: true})
 	if err != nil {
 		return err
 	}

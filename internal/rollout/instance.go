@@ -41,7 +41,7 @@ func (w *instanceRun) begin(ctx context.Context) {
 	w.result.Steps, w.result.Status = len(k.Plan.Steps), Unchanged
 	var err error
 	if w.conn, err = w.run.Conn(ctx, k.Instance.Host); err != nil {
-		w.result.Status, w.result.Err = Unreachable, err
+		w.result.Status, w.result.Err = noConn(err), err
 		return
 	}
 	if len(k.Plan.Steps) > 0 && w.run.gated() {
@@ -74,7 +74,7 @@ func (w *instanceRun) step(ctx context.Context, i int) bool {
 		return false
 	}
 	x := w.executor(i)
-	err := x.execute(ctx)
+	err := x.explained(ctx, x.execute(ctx))
 	w.count(x.made)
 	if err != nil {
 		w.failed(ctx, i, err)

@@ -61,6 +61,7 @@ func newBench(t *testing.T, conf string) *bench {
 	b.dial(map[string]transport.Target{"pg01": {
 		Name: "pg01", Address: ssh.Host, Port: ssh.Port, User: ssh.User, Identity: ssh.Identity, KnownHosts: ssh.Known,
 	}})
+	b.run.Locking.Dir = b.dir + "/pgfleet"
 	return b
 }
 

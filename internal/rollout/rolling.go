@@ -18,13 +18,20 @@ import (
 // says. Within a wave hosts are worked on in parallel, the members of a
 // replication cluster one after the other, and the instances of one host one
 // after the other. When stop is closed no new step starts; the steps that run are
-// finished or put back. When ctx ends, everything stops at once.
+// finished or put back. When ctx ends, everything stops at once. The leases of all
+// hosts that are to be changed are taken before the first change, and given back
+// at the end.
 //
 // The results are in the order of known. The error says why the rollout ended
 // before its last wave, or that what the last one left is not well; what failed
 // on single instances is in their results alone.
 func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) ([]Result, error) {
 	r.RefuseLockouts(known)
+	giveBack, refused := r.takeLeases(ctx, stop, known)
+	if refused != nil {
+		return refused, nil
+	}
+	defer giveBack()
 	a := newRolling(r, stop, known)
 	waves, err := Waves(known, r.Fleet.Rollout)
 	for n, w := range waves {

@@ -50,10 +50,14 @@ type Run struct {
 	Forks int
 	// AllowLockout names those who may lose access, see [tasks.Lockout.Named].
 	AllowLockout []string
+	// ID names the run on the hosts; "" means a random one.
+	ID      string
+	Locking Locking
 
-	mu    sync.Mutex
-	conns map[string]*dialled
-	vault map[secrets.Ref]secrets.Secret
+	mu     sync.Mutex
+	conns  map[string]*dialled
+	leases map[string]*lease // of the hosts that are being changed
+	vault  map[secrets.Ref]secrets.Secret
 }
 
 type dialled struct {
@@ -72,8 +76,18 @@ func (r *Run) forks() int {
 }
 
 // Conn returns the host's connection, dialling it at the first call. A host
-// that could not be reached is not dialled again.
+// that could not be reached is not dialled again. While the run has the host's
+// lease, the connection is one that changes nothing without it.
 func (r *Run) Conn(ctx context.Context, h *inventory.Host) (transport.Conn, error) {
+	conn, err := r.conn(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	return r.fenced(h, conn)
+}
+
+// conn returns the connection without a fence.
+func (r *Run) conn(ctx context.Context, h *inventory.Host) (transport.Conn, error) {
 	r.mu.Lock()
 	if r.conns == nil {
 		r.conns = map[string]*dialled{}
@@ -97,12 +111,12 @@ func (r *Run) redial(ctx context.Context, h *inventory.Host) (transport.Conn, er
 	d := &dialled{conn: conn}
 	d.once.Do(func() {})
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if old := r.conns[h.Name]; old != nil && old.conn != nil {
 		_ = old.conn.Close()
 	}
 	r.conns[h.Name] = d
-	return conn, nil
+	r.mu.Unlock()
+	return r.fenced(h, conn)
 }
 
 // Close ends all connections.
@@ -199,7 +213,7 @@ func (r *Run) surveyHost(ctx context.Context, mine []*Known, bound map[inventory
 	if err == nil {
 		r.observe(Event{Kind: Surveying, Host: host.Name})
 		err = r.ask(ctx, conn, mine, func(k *Known) []facts.Read {
-			return append(tasks.Questions(k.Instance, k.State), readsOf(k, bound[k.Instance.ID()])...)
+			return append(append(tasks.Questions(k.Instance, k.State), r.leaseRead()), readsOf(k, bound[k.Instance.ID()])...)
 		})
 	}
 	// In the order in which they will be carried out: see lines.

@@ -147,6 +147,9 @@ func (x *executor) runCommand(ctx context.Context, a tasks.RunCommand) error {
 		return because(ctx, err)
 	}
 	if a.Here {
+		if err := x.must(ctx, transport.Command{Script: ":"}); err != nil { // behind the fence
+			return because(ctx, err)
+		}
 		r, err := runHere(ctx, a.Script, x.run.dir(a.Dir))
 		if err == nil && r.ExitCode != 0 {
 			err = fmt.Errorf("it exited with %d: %s", r.ExitCode, r.Output)
@@ -172,7 +175,7 @@ func (x *executor) stillDue(ctx context.Context, a tasks.RunCommand) (bool, erro
 			r, err = runHere(ctx, p.Script, x.run.dir(""))
 		} else {
 			var out transport.Output
-			out, err = x.conn.Run(ctx, transport.Command{Script: p.Script, User: a.User})
+			out, err = x.conn.Run(ctx, transport.Command{Script: p.Script, User: a.User, Unfenced: true})
 			r.ExitCode = out.ExitCode
 		}
 		if err != nil {

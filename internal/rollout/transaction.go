@@ -43,7 +43,7 @@ func (x *executor) transact(ctx context.Context, changes []tasks.Change) error {
 		return err
 	}
 	defer closeSession(ctx, conn)
-	t := &transaction{conn: conn, reveal: x.run.reveal}
+	t := &transaction{conn: conn, reveal: x.run.reveal, fence: x.run.fence(x.instance.Host)}
 	if first.Statement.Alone() {
 		return t.alone(ctx, first.Statement)
 	}
@@ -75,6 +75,7 @@ func closeSession(ctx context.Context, conn *pgx.Conn) {
 type transaction struct {
 	conn    *pgx.Conn
 	reveal  tasks.Reveal
+	fence   *transport.Fence // nil where there is none
 	pending []sent
 }
 
@@ -91,6 +92,7 @@ func limits(set string, statement time.Duration) []string {
 		set + " synchronous_commit = local",
 		fmt.Sprintf("%s lock_timeout = %d", set, lockTimeout.Milliseconds()),
 		fmt.Sprintf("%s statement_timeout = %d", set, statement.Milliseconds()),
+		fmt.Sprintf("%s idle_in_transaction_session_timeout = %d", set, idleTimeout.Milliseconds()),
 	}
 }
 
@@ -101,7 +103,7 @@ func (t *transaction) run(ctx context.Context, list []catalog.Statement) error {
 	}
 	result, err := t.conn.PgConn().Exec(ctx, "COMMIT").ReadAll()
 	switch pg := (*pgconn.PgError)(nil); {
-	case errors.As(err, &pg) && pg.Severity == "ERROR":
+	case errors.As(err, &pg) && (pg.Severity == "ERROR" || pg.Code == idleInTransaction):
 		return fmt.Errorf("COMMIT: %s; nothing of the transaction was kept", serverSays(pg))
 	case err != nil:
 		return fmt.Errorf("COMMIT: %w; whether the server has kept the transaction is not known; apply again asks it", because(ctx, err))
@@ -122,6 +124,10 @@ func (t *transaction) statements(ctx context.Context, list []catalog.Statement) 
 	t.queue("BEGIN")
 	for _, sql := range limits("SET LOCAL", statementTimeout) {
 		t.queue(sql)
+	}
+	if t.fence != nil {
+		t.queue("SELECT pg_catalog.pg_advisory_xact_lock_shared(" + leaseLock + ")")
+		t.queue(leaseCheck(t.fence))
 	}
 	for _, st := range list {
 		if p, ok := st.(catalog.SetPassword); ok && !p.None {
@@ -163,6 +169,9 @@ func (t *transaction) alone(ctx context.Context, st catalog.Statement) error {
 		if err := t.send(ctx, sql); err != nil {
 			return fmt.Errorf("%w; nothing was changed", err)
 		}
+	}
+	if err := holdLease(ctx, t.conn, t.fence); err != nil {
+		return err
 	}
 	_, err := t.conn.PgConn().Exec(ctx, st.SQL()).ReadAll()
 	if pg := (*pgconn.PgError)(nil); err != nil && !errors.As(err, &pg) {
@@ -206,9 +215,12 @@ func (t *transaction) send(ctx context.Context, sql string) error {
 // explain says which statement failed and why.
 func explain(ctx context.Context, m sent, err error) error {
 	pg := (*pgconn.PgError)(nil)
+	lost := lostLease(err)
 	switch {
 	case err == nil:
 		return nil
+	case lost != nil:
+		return lost
 	case !errors.As(err, &pg):
 		return fmt.Errorf("%s: %w", m.name, because(ctx, err))
 	case pg.Code == lockNotAvailable && m.statement != nil:
@@ -219,6 +231,10 @@ func explain(ctx context.Context, m sent, err error) error {
 
 // lockNotAvailable is the SQLSTATE of a lock_timeout.
 const lockNotAvailable = "55P03"
+
+// idleInTransaction is that of an idle_in_transaction_session_timeout, which ends
+// the session.
+const idleInTransaction = "25P03"
 
 // serverSays returns an error in the server's words.
 func serverSays(pg *pgconn.PgError) string {

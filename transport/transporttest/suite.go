@@ -56,7 +56,7 @@ func Run(t *testing.T, h Host) {
 		{"Run", testRun, true}, {"RunInput", testRunInput, true}, {"RunOutput", testRunOutput, false}, {"RunUsers", testRunUsers, true},
 		{"RunEnds", testRunEnds, true}, {"RunMany", testRunMany, true},
 		{"WriteFiles", testWriteFiles, false}, {"WriteLarge", testWriteLarge, false}, {"WriteLinks", testWriteLinks, false},
-		{"WriteAllOrNothing", testWriteAllOrNothing, true}, {"WriteRights", testWriteRights, true}, {"PlantedLinks", testPlantedLinks, true}, {"Remove", testRemove, false},
+		{"WriteAllOrNothing", testWriteAllOrNothing, true}, {"WriteRights", testWriteRights, true}, {"PlantedLinks", testPlantedLinks, true}, {"Remove", testRemove, false}, {"Fenced", testFenced, true},
 		{"Postgres", testPostgres, true}, {"PostgresLarge", testPostgresLarge, false}, {"PostgresCancel", testPostgresCancel, true},
 		{"ReadServer", testReadServer, true}, {"Cluster", testCluster, false}, {"Contents", testContents, false}, {"Deparse", testDeparse, false}, {"Rehearse", testRehearse, false}, {"Query", testQuery, false}, {"NoServer", testNoServer, true}, {"DialPostgres", testDialPostgres, true},
 		{"Context", testContext, false}, {"Closed", testClosed, false},

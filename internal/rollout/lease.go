@@ -1,0 +1,659 @@
+package rollout
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed" // the script
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgfleet/pgfleet/internal/facts"
+	"github.com/pgfleet/pgfleet/internal/secrets"
+	"github.com/pgfleet/pgfleet/inventory"
+	"github.com/pgfleet/pgfleet/tasks"
+	"github.com/pgfleet/pgfleet/transport"
+)
+
+//go:embed lease.sh
+var leaseScript string
+
+// Locking says how a run takes the leases of the hosts that it changes. The
+// zero value refuses at once where somebody else has one.
+type Locking struct {
+	// Wait is how long to wait for leases that others have, all hosts together.
+	Wait time.Duration
+	// Why is told to others: the command.
+	Why string
+	// TTL is how long a lease holds that is not renewed; 0 means a minute. It is
+	// renewed four times as often.
+	TTL time.Duration
+	// Dir is the folder on the hosts that the leases are in; "" means
+	// /var/lib/pgfleet.
+	Dir string
+}
+
+const (
+	leaseDir     = "/var/lib/pgfleet"
+	leaseTTL     = time.Minute
+	leaseTimeout = 15 * time.Second // of one script
+	writerWait   = 5 * time.Second  // for a write in progress, each time that the lease is asked for
+	tryWait      = 2 * time.Second  // for who tries the same
+	pollLease    = time.Second
+	maxNote      = 300 // characters of a line of the host's log
+)
+
+func (l Locking) dir() string { return orSay(l.Dir, leaseDir) }
+
+func (l Locking) ttl() time.Duration {
+	if l.TTL > 0 {
+		return l.TTL
+	}
+	return leaseTTL
+}
+
+// A Lease is what stands in a host's lease: who may change the host, and until
+// when if it is not renewed. Times are the host's clock's.
+type Lease struct {
+	Fence   string // the first line: the token, a number that only grows, and a random word
+	Holder  string // user@machine
+	PID     int
+	Process string // tells the process from others on its machine; "" where it cannot
+	Run     string
+	Why     string
+	Since   time.Time
+	Until   time.Time
+}
+
+// ParseLease reads a lease. What is missing in it stays zero.
+func ParseLease(text string) Lease {
+	first, rest, _ := strings.Cut(text, "\n")
+	l := Lease{Fence: first}
+	for line := range strings.Lines(rest) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		number, _ := strconv.ParseInt(value, 10, 64)
+		switch key {
+		case "until":
+			l.Until = time.Unix(number, 0)
+		case "since":
+			l.Since = time.Unix(number, 0)
+		case "holder":
+			l.Holder = value
+		case "pid":
+			l.PID = int(number)
+		case "process":
+			l.Process = value
+		case "run":
+			l.Run = value
+		case "why":
+			l.Why = value
+		}
+	}
+	return l
+}
+
+// ranOut reports whether anybody may take the lease at a time of the host's
+// clock.
+func (l Lease) ranOut(clock time.Time) bool { return l.Until.Before(clock.Truncate(time.Second)) }
+
+// String says who has the lease, and since when.
+func (l Lease) String() string {
+	return fmt.Sprintf("%s has been applying here since %s (run %s, pid %d)", l.Holder, clock(l.Since), l.Run, l.PID)
+}
+
+// clock is a time of day, with the date if that is another day's.
+func clock(t time.Time) string {
+	if now := time.Now(); now.Sub(t).Abs() < 12*time.Hour {
+		return t.Format(time.TimeOnly)
+	}
+	return t.Format(time.DateTime)
+}
+
+// about is what a new lease holds of us.
+func (r *Run) about() string {
+	return fmt.Sprintf("holder %s\npid %d\nprocess %s\nrun %s\nwhy %s", oneWord(me()), os.Getpid(), process(os.Getpid()), oneWord(r.id()), note(r.Locking.Why))
+}
+
+// id names the run.
+func (r *Run) id() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ID == "" {
+		random := make([]byte, 4)
+		_, _ = rand.Read(random) // never returns an error
+		r.ID = time.Now().UTC().Format("20060102T150405Z-") + hex.EncodeToString(random)
+	}
+	return r.ID
+}
+
+// me is who runs pgfleet where.
+func me() string {
+	name, machine := "somebody", "localhost"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if h, err := os.Hostname(); err == nil {
+		machine = h
+	}
+	return name + "@" + machine
+}
+
+// process names a process among all that there are on all machines, as far as
+// Linux tells: by boot, PID namespace, PID and start (proc(5)). It is empty for
+// one that has ended.
+func process(pid int) string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	namespace, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return ""
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return ""
+	}
+	// Behind the command's name, which may hold anything: state is field 3, the
+	// start 22.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 20 || fields[0] == "Z" || fields[0] == "X" {
+		return ""
+	}
+	return fmt.Sprintf("%s/%s/%d/%s", strings.TrimSpace(string(boot)), namespace, pid, fields[19])
+}
+
+// abandoned reports whether the lease is of a process on this very machine that
+// has ended, so that nobody will give it back.
+func (l Lease) abandoned() bool {
+	if l.Holder != oneWord(me()) {
+		return false // another user's may be hidden (hidepid, proc(5))
+	}
+	own := process(os.Getpid())
+	prefix, _, ok := strings.Cut(own, fmt.Sprintf("/%d/", os.Getpid()))
+	return ok && strings.HasPrefix(l.Process, prefix+"/") && process(l.PID) != l.Process
+}
+
+// note is text as it stands in one line of a file: without control characters,
+// placeholders of secrets masked, and not too long.
+func note(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, secrets.MaskPlaceholders(text))
+	if r := []rune(text); len(r) > maxNote {
+		return string(r[:maxNote]) + "…"
+	}
+	return text
+}
+
+// oneWord is a note without white space.
+func oneWord(text string) string { return strings.Join(strings.Fields(note(text)), "_") }
+
+// A HeldError says that somebody else may change the host now.
+type HeldError struct {
+	Lease   Lease
+	Writers []string // processes that are still writing for a lease that has run out
+	Waited  time.Duration
+}
+
+func (e *HeldError) Error() string {
+	if len(e.Writers) > 0 {
+		return fmt.Sprintf("the lease is free, and what was begun with it is still writing here (%s): wait with --lock-wait 10m, or end it on the host", strings.Join(e.Writers, "; "))
+	}
+	if e.Waited > 0 {
+		return fmt.Sprintf("%s, and did not end within %v: see pgfleet unlock", e.Lease, e.Waited)
+	}
+	return e.Lease.String() + ": wait with --lock-wait 10m, or see pgfleet unlock"
+}
+
+// A lease is one that this run has, or why it could not be taken.
+type lease struct {
+	host  *inventory.Host
+	fence transport.Fence
+	err   error
+	stop  func()        // ends keeping it, and waits for a renewal that is under way
+	wake  chan struct{} // is sent to when there are new notes
+
+	mu    sync.Mutex
+	notes []string // lines that the host's log does not have yet
+}
+
+// changing returns the hosts that the plans change, in the order of their names,
+// which is the same for all operators: so no two wait for each other.
+func changing(known []Known) []*inventory.Host {
+	var hosts []*inventory.Host
+	for _, k := range known {
+		if k.Err == nil && k.Plan != nil && slices.ContainsFunc(k.Plan.Steps, func(s tasks.Step) bool { return !waits(s) && !proves(s) }) {
+			hosts = append(hosts, k.Instance.Host)
+		}
+	}
+	slices.SortFunc(hosts, func(a, b *inventory.Host) int { return strings.Compare(a.Name, b.Name) })
+	return slices.Compact(hosts)
+}
+
+// takeLeases takes the leases of all hosts that the plans change. If somebody
+// has one of them, those that were taken are given back, and refused says so of
+// every instance: nothing was changed. Else giveBack is to be called at the end.
+// A host that could not be asked for its lease fails alone, when its turn comes.
+func (r *Run) takeLeases(ctx context.Context, stop <-chan struct{}, known []Known) (giveBack func(), refused []Result) {
+	began := time.Now()
+	hosts := changing(known)
+	if r.tryAll(ctx, hosts) {
+		hosts = nil
+	} else {
+		r.giveBack(ctx)
+	}
+	for _, h := range hosts {
+		err := r.takeLease(ctx, stop, h, known, began)
+		held, isHeld := errors.AsType[*HeldError](err)
+		switch {
+		case isHeld:
+			held.Waited = r.Locking.Wait
+			r.giveBack(ctx)
+			return nil, notBegun(known, h, err)
+		case err != nil:
+			r.remember(&lease{host: h, err: fmt.Errorf("%w: %w", errNoLease, err)})
+		}
+	}
+	if stopped(stop) || ctx.Err() != nil {
+		r.giveBack(ctx)
+		return nil, notBegun(known, nil, nil)
+	}
+	if h, err := r.awaitSessions(ctx, known); err != nil {
+		r.giveBack(ctx)
+		return nil, notBegun(known, h, err)
+	}
+	return func() { r.giveBack(ctx) }, nil
+}
+
+// tryAll takes the leases of all hosts at the same time, and reports whether
+// nobody else has one. If somebody has, it might be who tries the same, and is
+// refused because of us: so then they are to be given back, and taken in order.
+func (r *Run) tryAll(ctx context.Context, hosts []*inventory.Host) bool {
+	var held atomic.Bool
+	var group errgroup.Group
+	group.SetLimit(r.forks())
+	for _, h := range hosts {
+		group.Go(func() error {
+			err := r.tryLease(ctx, h, "")
+			if _, ok := errors.AsType[*HeldError](err); ok {
+				held.Store(true)
+			} else if err != nil {
+				r.remember(&lease{host: h, err: fmt.Errorf("%w: %w", errNoLease, err)})
+			}
+			return nil
+		})
+	}
+	_ = group.Wait()
+	return !held.Load()
+}
+
+func stopped(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// notBegun is how a run ends that has changed nothing, because of one host.
+func notBegun(known []Known, because *inventory.Host, err error) []Result {
+	results := make([]Result, len(known))
+	for i, k := range known {
+		res := Result{Instance: k.Instance.ID(), Err: k.Err}
+		switch {
+		case k.Unreachable:
+			res.Status = k.Access()
+		case k.Err != nil:
+			res.Status = Refused
+		case because != nil && k.Instance.Host == because:
+			res.Status, res.Err = Refused, err
+		case !slices.Contains(changing([]Known{k}), k.Instance.Host):
+			res.Status = Unchanged
+		case because != nil:
+			res.Status, res.Err = Stopped, fmt.Errorf("nothing was changed, because %s is not free", because.Name)
+		default:
+			res.Status, res.Err = Stopped, errors.New("stopped before the first step; nothing was changed")
+		}
+		if k.Plan != nil {
+			res.Steps = len(k.Plan.Steps)
+		}
+		results[i] = res
+	}
+	return results
+}
+
+// takeLease takes one, or waits for it, as long as the run waits for all of them.
+// A lease that was never renewed may be one that is about to be given back by who
+// tried to take all at the same time.
+func (r *Run) takeLease(ctx context.Context, stop <-chan struct{}, h *inventory.Host, known []Known, began time.Time) error {
+	replace, told, deadline := "", false, began.Add(r.Locking.Wait)
+	for {
+		err := r.tryLease(ctx, h, replace)
+		held, ok := errors.AsType[*HeldError](err)
+		switch {
+		case !ok:
+			return err
+		case replace == "" && held.Lease.abandoned():
+			replace = held.Lease.Fence
+			continue
+		case r.Locking.Wait < tryWait && held.Lease.Until.Sub(held.Lease.Since) <= r.Locking.ttl() && time.Since(began) < tryWait:
+			deadline = began.Add(tryWait)
+		case !time.Now().Before(deadline):
+			return err
+		case !told:
+			for _, k := range known {
+				if k.Instance.Host == h {
+					r.observe(Event{Kind: Waiting, Host: h.Name, Instance: k.Instance.ID(), Text: "waiting for its lease: " + held.Lease.String()})
+				}
+			}
+			told = true
+		}
+		replace = ""
+		select {
+		case <-time.After(min(pollLease, time.Until(deadline))):
+		case <-stop:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tryLease asks the host for its lease once, and keeps it if it is ours.
+func (r *Run) tryLease(ctx context.Context, h *inventory.Host, replace string) error {
+	word := make([]byte, 8)
+	_, _ = rand.Read(word) // never returns an error
+	out, err := r.onLease(ctx, h, "take", hex.EncodeToString(word), replace, []string{note(r.Locking.Why)})
+	if err != nil {
+		return err
+	}
+	switch out.ExitCode {
+	case 0:
+	case 3:
+		l := ParseLease(string(out.Stdout))
+		if r.known(h, l) {
+			return nil
+		}
+		return &HeldError{Lease: l}
+	case 4:
+		return &HeldError{Writers: writers(out)}
+	default:
+		return errors.New(message(out))
+	}
+	l := &lease{host: h, fence: transport.Fence{Dir: r.Locking.dir(), Line: strings.TrimSpace(string(out.Stdout))}, wake: make(chan struct{}, 1)}
+	// It is kept for as long as something may be put back, also when the run is
+	// being stopped.
+	quit, done := make(chan struct{}), make(chan struct{})
+	l.stop = sync.OnceFunc(func() {
+		close(quit)
+		<-done
+	})
+	go func() {
+		r.keep(context.WithoutCancel(ctx), quit, l)
+		close(done)
+	}()
+	r.remember(l)
+	return nil
+}
+
+// known reports whether a lease is one that the run has of the same machine, by
+// another name of it. Then it is this host's as well.
+func (r *Run) known(h *inventory.Host, found Lease) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.leases {
+		if l.err == nil && l.fence.Line == found.Fence {
+			r.leases[h.Name] = l
+			return true
+		}
+	}
+	return false
+}
+
+func (r *Run) remember(l *lease) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leases == nil {
+		r.leases = map[string]*lease{}
+	}
+	r.leases[l.host.Name] = l
+}
+
+func writers(out transport.Output) []string {
+	list := strings.Split(strings.TrimSpace(string(out.Stdout)), "\n")
+	if list[0] == "" {
+		return []string{"the process is not known"}
+	}
+	return list
+}
+
+// onLease runs the lease's script on a host.
+func (r *Run) onLease(ctx context.Context, h *inventory.Host, verb, fence, replace string, notes []string) (transport.Output, error) {
+	conn, err := r.conn(ctx, h)
+	if err != nil {
+		return transport.Output{}, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, leaseTimeout, errors.New("the host did not say anything about its lease in time"))
+	defer cancel()
+	out, err := conn.Run(ctx, r.leaseCommand(verb, fence, replace, notes))
+	return out, because(ctx, err)
+}
+
+func (r *Run) leaseCommand(verb, fence, replace string, notes []string) transport.Command {
+	vars := ""
+	for _, v := range [][2]string{
+		{"verb", verb}, {"dir", r.Locking.dir()}, {"fence", fence}, {"replace", replace}, {"about", r.about()}, {"run", oneWord(r.id())}, {"who", oneWord(me())},
+		{"ttl", strconv.Itoa(max(1, int(r.Locking.ttl().Seconds())))}, {"wait", strconv.Itoa(max(1, int(min(writerWait, r.Locking.ttl()).Seconds())))},
+	} {
+		vars += v[0] + "=" + transport.Quote(v[1]) + "\n"
+	}
+	stdin := ""
+	for _, n := range notes {
+		stdin += n + "\n"
+	}
+	return transport.Command{Script: vars + leaseScript, User: "root", Stdin: []byte(stdin)}
+}
+
+// keep renews a lease until it is told to end, or the lease is somebody else's.
+// A renewal that fails is tried again soon.
+func (r *Run) keep(ctx context.Context, quit <-chan struct{}, l *lease) {
+	every := r.Locking.ttl() / 4
+	next := every
+	for {
+		select {
+		case <-time.After(next):
+		case <-l.wake:
+		case <-quit:
+			return
+		}
+		next = every
+		lost, err := r.send(ctx, "renew", l)
+		if lost {
+			return
+		}
+		if err != nil {
+			next = every / 4
+		}
+	}
+}
+
+// send renews a lease or gives it back, with the lines that the host's log does
+// not have yet.
+func (r *Run) send(ctx context.Context, verb string, l *lease) (lost bool, err error) {
+	l.mu.Lock()
+	notes := slices.Clone(l.notes)
+	l.mu.Unlock()
+	out, err := r.onLease(ctx, l.host, verb, l.fence.Line, "", notes)
+	if err == nil && out.ExitCode != 0 {
+		err = errors.New(message(out))
+	}
+	if err == nil {
+		l.mu.Lock()
+		l.notes = l.notes[len(notes):]
+		l.mu.Unlock()
+	}
+	return out.ExitCode == 5, err
+}
+
+// logOnHost has the host's log tell of a step that was done or has failed there.
+func (r *Run) logOnHost(e Event) {
+	what := ""
+	switch e.Kind {
+	case StepDone:
+		what = "done"
+	case StepFailed:
+		what = "failed"
+	default:
+		return
+	}
+	r.mu.Lock()
+	l := r.leases[e.Host]
+	r.mu.Unlock()
+	if l == nil || l.err != nil {
+		return
+	}
+	of := ""
+	if string(e.Instance) != e.Host {
+		of = string(e.Instance) + ": "
+	}
+	l.mu.Lock()
+	l.notes = append(l.notes, note(fmt.Sprintf("%sstep %d/%d %s: %s", of, e.Step, e.Steps, what, e.Text)))
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// giveBack gives all leases of the run back, also when the run is being stopped.
+// Where that fails the lease runs out.
+func (r *Run) giveBack(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	r.mu.Lock()
+	all := r.leases
+	r.leases = nil
+	r.mu.Unlock()
+	var group errgroup.Group
+	group.SetLimit(r.forks())
+	given := map[*lease]bool{}
+	for _, l := range all {
+		if l.err != nil || given[l] {
+			continue
+		}
+		given[l] = true
+		group.Go(func() error {
+			l.stop()
+			lost, err := r.send(ctx, "release", l)
+			if _, broken := errors.AsType[*transport.Error](err); broken && !lost {
+				dial, cancel := context.WithTimeout(ctx, leaseTimeout)
+				defer cancel()
+				if _, err := r.redial(dial, l.host); err == nil {
+					_, _ = r.send(ctx, "release", l)
+				}
+			}
+			return nil
+		})
+	}
+	_ = group.Wait()
+}
+
+// fenced returns the connection behind the fence of the host's lease, if the run
+// has one.
+func (r *Run) fenced(h *inventory.Host, conn transport.Conn) (transport.Conn, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch l := r.leases[h.Name]; {
+	case l == nil:
+		return conn, nil
+	case l.err != nil:
+		return nil, l.err
+	default:
+		return conn.Fenced(l.fence), nil
+	}
+}
+
+// fence returns the host's, and nil if the run has no lease there.
+func (r *Run) fence(h *inventory.Host) *transport.Fence {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l := r.leases[h.Name]; l != nil && l.err == nil {
+		return &l.fence
+	}
+	return nil
+}
+
+// leaseRead asks for a host's lease.
+func (r *Run) leaseRead() facts.File { return facts.File{Path: path.Join(r.Locking.dir(), "lease")} }
+
+// HeldBy returns the lease that somebody had when the host was surveyed, and that
+// had not run out.
+func (r *Run) HeldBy(k Known) (Lease, bool) {
+	if k.State == nil {
+		return Lease{}, false
+	}
+	f, err := k.State.File(r.leaseRead().Path)
+	if err != nil || !f.Exists {
+		return Lease{}, false
+	}
+	l := ParseLease(string(f.Content))
+	return l, !l.ranOut(k.State.Clock())
+}
+
+// leaseLost reports whether the host has refused a write because the lease is
+// not this run's any more.
+func leaseLost(err error) bool {
+	e, ok := errors.AsType[*transport.Error](err)
+	return ok && e.Kind == transport.KindFenced
+}
+
+// errNotPutBack is what a step says that has lost its lease in the middle.
+var errNotPutBack = errors.New("what the step had written stays as it is, for whoever has the lease")
+
+// explained says who has the lease now, if an error is about that.
+func (x *executor) explained(ctx context.Context, err error) error {
+	if !leaseLost(err) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTimeout)
+	defer cancel()
+	q := x.run.leaseRead()
+	why := "this run's lease was taken away, as pgfleet log shows"
+	if answers, askErr := x.conn.Read(ctx, []facts.Read{q}); askErr == nil {
+		if f, _ := fileAnswer(answers, q); f.Exists {
+			now := ParseLease(string(f.Content))
+			why = fmt.Sprintf("this run's lease was taken by %s at %s", now.Holder, clock(now.Since))
+		}
+	}
+	why += ", so nothing more is written here"
+	if errors.Is(err, errNotPutBack) {
+		why += "; " + errNotPutBack.Error()
+	}
+	return errors.New(why)
+}
+
+var errNoLease = errors.New("its lease could not be taken, so nothing was changed")
+
+// noConn is where an instance stands whose host cannot be worked on.
+func noConn(err error) Status {
+	if _, ok := errors.AsType[*transport.Error](err); errors.Is(err, errNoLease) && !ok {
+		return Failed
+	}
+	return Unreachable
+}
