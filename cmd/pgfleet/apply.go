@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +21,8 @@ type applying struct {
 	file   string // of a saved plan; "" to plan now
 	yes    bool
 	asJSON bool
+	// deadMan is how long a host waits for this run in the middle of a step.
+	deadMan time.Duration
 }
 
 func (a *app) applyCommand() *cobra.Command {
@@ -49,6 +52,7 @@ Twice: everything stops at once.`,
 	}
 	cmd.Flags().BoolVarP(&x.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&x.asJSON, "json", false, "print the results as JSON; needs --yes or a PLANFILE")
+	cmd.Flags().DurationVar(&x.deadMan, "dead-man", 0, "how long a host waits, when it hears nothing in the middle of a step, before it\nputs the old files back by itself (default 5m0s)")
 	return cmd
 }
 
@@ -81,9 +85,14 @@ func (x *applying) run(ctx context.Context) error {
 	return x.report(s.fleet, known, results)
 }
 
+// shortestDeadMan leaves time for a host to be told to wait on.
+const shortestDeadMan = 5 * time.Second
+
 // check finds what cannot work before anybody is dialled.
 func (x *applying) check() error {
 	switch {
+	case x.deadMan != 0 && x.deadMan < shortestDeadMan:
+		return &inputError{fmt.Errorf("--dead-man: want at least %v", shortestDeadMan)}
 	case x.file != "" && len(x.app.tags) > 0:
 		return &inputError{errors.New("a saved plan has its own --tags; give them to plan --out")}
 	case x.yes || x.file != "":
@@ -195,6 +204,7 @@ func (x *applying) carryOut(ctx context.Context, s *session, known []rollout.Kno
 		p.plain = ui.Print
 	}
 	s.run.Observer = p
+	s.run.DeadMan = x.deadMan
 	stop := make(chan struct{})
 	undo := x.app.signals.onFirst(func() {
 		close(stop)

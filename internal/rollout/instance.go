@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,20 +29,25 @@ func (w *instanceRun) begin(ctx context.Context) {
 	k := w.known
 	*w.result = Result{Instance: k.Instance.ID(), Err: k.Err}
 	defer w.stopClock()
-	switch {
-	case k.Unreachable:
+	if k.Unreachable {
 		w.result.Status = k.Access()
 		return
-	case k.Err != nil:
-		w.result.Status = Refused
-		return
 	}
-	w.result.Steps, w.result.Status = len(k.Plan.Steps), Unchanged
 	var err error
 	if w.conn, err = w.run.Conn(ctx, k.Instance.Host); err != nil {
 		w.result.Status, w.result.Err = Unreachable, err
 		return
 	}
+	if err = w.run.undone(ctx, k, w.conn); err != nil {
+		// Also where nothing could be planned: this may be why.
+		w.result.Status, w.result.Err = Refused, errors.Join(k.Err, err)
+		return
+	}
+	if k.Err != nil {
+		w.result.Status = Refused
+		return
+	}
+	w.result.Steps, w.result.Status = len(k.Plan.Steps), Unchanged
 	var deferred []int
 	for i, s := range k.Plan.Steps {
 		if waits(s) || len(deferred) > 0 && proves(s) {

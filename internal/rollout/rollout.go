@@ -46,6 +46,10 @@ type Run struct {
 	Observer  Observer
 	// Forks is how many hosts are worked on at the same time; 0 means 32.
 	Forks int
+	// DeadMan is how long a host waits for a word of this run, in the middle of a
+	// step, before it puts the old files and the server's old state back by
+	// itself; 0 means 5 minutes. It is counted in whole seconds.
+	DeadMan time.Duration
 
 	mu    sync.Mutex
 	conns map[string]*dialled
