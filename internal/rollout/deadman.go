@@ -317,16 +317,15 @@ func (r *Run) forget(ctx context.Context, in inventory.Instance, conn transport.
 	_, _ = conn.Run(ctx, transport.Command{Script: "[ -e " + dir + "/restore ] || rm -rf " + dir, User: "root"})
 }
 
-// undone deals with what an earlier run left on the host. It reports whether the
-// plan still holds, and why not.
+// undone deals with what an earlier run left on the host. The error is why the
+// plan does not hold any more.
 func (r *Run) undone(ctx context.Context, k Known, conn transport.Conn) error {
 	if k.State == nil {
 		return nil
 	}
 	u, err := k.State.Undo()
 	switch {
-	case err != nil:
-		return err
+	case err != nil: // the plan says so, and a step that is open is found by arm
 	case u.Armed:
 		return r.fire(ctx, k.Instance, conn)
 	case !u.Fired.IsZero():

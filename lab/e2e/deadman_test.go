@@ -33,6 +33,12 @@ name = "PostgreSQL"
 kind = "service"
 `
 
+// reloading is a step that a reload applies.
+var reloading = strings.Replace(risky, `max_connections = "77", `, "", 1)
+
+// later is a step that restarts the server for what an earlier one wrote.
+var later = strings.Replace(risky, "\n[[task]]\nname = \"PostgreSQL\"", motd+"\n[[task]]\nname = \"PostgreSQL\"", 1)
+
 // A cut is an apply that is stopped from outside once its files are in place.
 type cut struct {
 	b      *bench
@@ -46,14 +52,28 @@ type cut struct {
 	code   func() int
 }
 
-// cutAt runs apply and sends it a signal once the host has the new pg_hba.conf.
+// cutAt runs apply and sends it a signal once the host has the new files.
 func cutAt(t *testing.T, host, deadMan string, signal syscall.Signal) *cut {
 	t.Helper()
+	return cutOnce(t, risky, "/etc/postgresql/VERSION/main/conf.d/50-risky.conf", host, deadMan, signal)
+}
+
+// cutOnce is cutAt for other tasks, once the host has some files.
+func cutOnce(t *testing.T, tasks, files, host, deadMan string, signal syscall.Signal) *cut {
+	t.Helper()
 	fresh(t, host)
-	b := newBench(t, risky, host)
+	b := newBench(t, tasks, host)
+	b.withCA()
 	c := &cut{b: b, host: host, before: etcFiles(t, host), out: new(bytes.Buffer)}
-	v := fleet.lab.Host(host).Postgres
-	file := filepath.Join(fleet.lab.Host(host).Root(), fmt.Sprintf("etc/postgresql/%d/main/conf.d/50-risky.conf", v))
+	files = strings.ReplaceAll(files, "VERSION", fmt.Sprint(fleet.lab.Host(host).Postgres))
+	there := func() bool {
+		for _, f := range strings.Fields(files) {
+			if _, err := os.Lstat(filepath.Join(fleet.lab.Host(host).Root(), f)); err != nil {
+				return false
+			}
+		}
+		return true
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	cmd := b.command(ctx, "apply", "--yes", "--dead-man", deadMan)
@@ -64,7 +84,7 @@ func cutAt(t *testing.T, host, deadMan string, signal syscall.Signal) *cut {
 	c.cmd, c.signal = cmd, func(s syscall.Signal) { _ = cmd.Process.Signal(s) }
 	c.code = func() int { return cmd.ProcessState.ExitCode() }
 	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(file); err == nil {
+		if there() {
 			break
 		}
 		if time.Now().After(end) {
@@ -120,10 +140,10 @@ func (c *cut) asBefore(t *testing.T, by string) {
 			t.Errorf("%s is gone", path)
 		}
 	}
-	if got := sql(t, c.host, "SELECT current_setting('max_connections') || ' ' || (SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL) || ' ' || (SELECT count(*) > 3 FROM pg_hba_file_rules)"); got != "100 0 true" {
+	if got := sql(t, c.host, "SELECT current_setting('max_connections') || current_setting('work_mem') || ' ' || (SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL) || ' ' || (SELECT count(*) > 3 FROM pg_hba_file_rules)"); got != "1004MB 0 true" {
 		t.Errorf("the server does not run with the old files: %s", got)
 	}
-	if note := look(t, c.host, "cat /var/lib/pgfleet/undo/*/fired.note"); !strings.Contains(note, "\nby "+by+"\n") || !strings.Contains(note, "50-risky.conf\n") || strings.Contains(note, "failed") || strings.Contains(note, "problem") {
+	if note := look(t, c.host, "cat /var/lib/pgfleet/undo/*/fired.note"); !strings.Contains(note, "\nby "+by+"\n") || !strings.Contains(note, "\nback ") || strings.Contains(note, "failed") || strings.Contains(note, "problem") {
 		t.Errorf("the note is:\n%s", note)
 	}
 	if left := look(t, c.host, "find /etc/postgresql -name '.pgfleet.undo*'; cat /var/lib/pgfleet/*.files 2>/dev/null || true"); left != "" {
@@ -218,11 +238,30 @@ func TestLabDeadManStopped(t *testing.T) {
 	}
 }
 
+// A restart for what earlier steps wrote: their files come back with it. And a
+// certificate with its key, which never leaves the host.
+func TestLabDeadManMore(t *testing.T) {
+	for name, test := range map[string]struct{ tasks, files, host string }{
+		"earlier steps": {later, "/etc/motd.pgfleet /var/lib/pgfleet/undo/postgresql@VERSION-main/restore", "pg15"},
+		"a certificate": {serverTasks, "/etc/postgresql/VERSION/main/server.pem", "pg17"},
+	} {
+		t.Run(fmt.Sprintf("%s/postgres-%d", name, fleet.lab.Host(test.host).Postgres), func(t *testing.T) {
+			t.Parallel()
+			look(t, test.host, "rm -f /etc/motd.pgfleet")
+			c := cutOnce(t, test.tasks, test.files, test.host, "6s", syscall.SIGKILL)
+			if test.host == "pg15" {
+				look(t, test.host, "rm /etc/motd.pgfleet; sed -i '/motd/d' /var/lib/pgfleet/*.files")
+			}
+			c.comesBack(t, 25*time.Second, "timer")
+		})
+	}
+}
+
 // The network goes down and stays down.
 func TestLabDeadManNetworkCut(t *testing.T) {
 	t.Run("postgres-15", func(t *testing.T) {
 		host := "pg15"
-		c := cutAt(t, host, "5s", syscall.SIGSTOP)
+		c := cutOnce(t, reloading, "/etc/postgresql/VERSION/main/conf.d/50-risky.conf", host, "5s", syscall.SIGSTOP)
 		look(t, host, "ip link set host0 down")
 		c.signal(syscall.SIGCONT)
 		defer look(t, host, "ip link set host0 up; for i in $(seq 50); do ip route get 10.0.0.1 >/dev/null 2>&1 && exit; sleep 0.1; done; true")
