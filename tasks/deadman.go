@@ -63,9 +63,13 @@ func (u Undo) String() string {
 		"boot":  "because the host was booted in the middle of a step",
 		"run":   "because the next run found a step that was not ended",
 	}[u.By]
-	text := fmt.Sprintf("the host put the old files back by itself at %s, %s (%s)", clock(u.Fired), why, strings.Join(u.Files, ", "))
+	itself := " by itself"
+	if u.By == "run" {
+		itself = ""
+	}
+	text := fmt.Sprintf("the host put the old files back%s at %s, %s (%s)", itself, clock(u.Fired), why, strings.Join(u.Files, ", "))
 	if len(u.Files) == 0 {
-		text = fmt.Sprintf("the host ended a step by itself at %s, %s; no file had been changed", clock(u.Fired), why)
+		text = fmt.Sprintf("the host ended a step%s at %s, %s; no file had been changed", itself, clock(u.Fired), why)
 	}
 	if len(u.Did) > 0 {
 		text += "; it ran " + strings.Join(u.Did, ", ")

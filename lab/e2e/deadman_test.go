@@ -305,7 +305,7 @@ func TestLabDeadManOpenStep(t *testing.T) {
 				t.Errorf("the plan does not speak of the open step:\n%s", s.all())
 			}
 			s := c.b.want(1, "apply", "--yes")
-			if !strings.Contains(s.all(), "the host put the old files back by itself at") || !strings.Contains(s.all(), "apply again") || !strings.Contains(s.all(), "refused") {
+			if !strings.Contains(s.all(), "the host put the old files back at") || !strings.Contains(s.all(), "apply again") || !strings.Contains(s.all(), "refused") {
 				t.Errorf("apply says:\n%s", s.all())
 			}
 			c.asBefore(t, "run")
@@ -316,6 +316,7 @@ func TestLabDeadManOpenStep(t *testing.T) {
 // What the account postgres puts in the place of its files leads root nowhere, and
 // the old files come back all the same, or once their folder is there again.
 func TestLabDeadManPlantedLinks(t *testing.T) {
+	t.Parallel()
 	t.Run("postgres-17", func(t *testing.T) {
 		host := "pg17"
 		c := cutAt(t, host, "5m", syscall.SIGKILL)
@@ -342,4 +343,27 @@ runuser -u postgres -- ln -s /etc .pgfleet.undo.planted`)
 		c.b.want(1, "apply", "--yes")
 		c.asBefore(t, "run")
 	})
+}
+
+// A step that takes longer than the host waits is none of one that died.
+func TestLabDeadManWaits(t *testing.T) {
+	t.Parallel()
+	for _, v := range []int{13, 18} {
+		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
+			host := fmt.Sprintf("pg%d", v)
+			fresh(t, host)
+			const slow = "/etc/systemd/system/postgresql@.service.d"
+			look(t, host, "mkdir "+slow+"; printf '[Service]\nExecStartPre=/bin/sleep 7\n' >"+slow+"/slow.conf; systemctl daemon-reload")
+			defer look(t, host, "rm -r "+slow+"; systemctl daemon-reload")
+			b := newBench(t, risky, host)
+			s := b.want(0, "apply", "--yes", "--dead-man", "5s")
+			if got := sql(t, host, "SHOW max_connections"); got != "77" || s.took < 7*time.Second {
+				t.Errorf("max_connections is %s after %v", got, s.took)
+			}
+			if left := armed(t, host) + look(t, host, "ls -A /var/lib/pgfleet/undo"); left != "" {
+				t.Errorf("left behind: %s", left)
+			}
+		})
+	}
 }
