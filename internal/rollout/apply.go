@@ -97,7 +97,8 @@ func (r *Run) applyLine(ctx context.Context, stop <-chan struct{}, known []Known
 		} else {
 			w.begin(ctx)
 		}
-		if results[i].Status == Failed && in.Replication != "" {
+		// Refused: also because the host had to put an earlier step back.
+		if status := results[i].Status; (status == Failed || status == Refused) && in.Replication != "" {
 			bad[in.Replication] = in.ID()
 		}
 		if len(w.deferred) > 0 {

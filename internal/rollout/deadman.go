@@ -90,7 +90,8 @@ func (x *executor) undoConfiguration(s *swap, certs []*stagedCertificate, activa
 	if restart {
 		for _, e := range *x.earlier {
 			for _, f := range e.before {
-				if !slices.ContainsFunc(u.earlier, func(g facts.FileInfo) bool { return g.Path == f.Path }) {
+				known := slices.ContainsFunc(u.earlier, func(g facts.FileInfo) bool { return g.Path == f.Path })
+				if !known && !f.TooLarge { // whose content nobody has
 					u.earlier = append(u.earlier, f)
 				}
 			}
