@@ -37,6 +37,7 @@ func Questions(in inventory.Instance, s *State) []facts.Read {
 		facts.Unit{Name: in.Unit()},
 		facts.Sockets{},
 		facts.File{Path: OwnedFiles(in)},
+		undoRead(in),
 	}
 	p := s.paths()
 	reads = append(reads,

@@ -66,6 +66,9 @@ func PlanInstance(in inventory.Instance, s *State, bound []*Bound) (*Plan, error
 	}
 	var problems taskErrors
 	var finishing []*Bound
+	if w := undoWarning(s); w != "" {
+		p.plan.Warnings = append(p.plan.Warnings, Note{"", w})
+	}
 	if c := leftovers(s); c != nil {
 		p.add(&Bound{Name: "Tidying up", Instance: in, Selected: true}, *c)
 	}

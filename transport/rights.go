@@ -106,3 +106,7 @@ walk() {
 	done
 }
 `
+
+// Rights defines the functions for scripts of other packages that run as root:
+// as, linked and way, as described above.
+const Rights = rights

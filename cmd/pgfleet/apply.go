@@ -32,6 +32,8 @@ type applying struct {
 	journal *journal.Recorder // nil as long as there is none
 	began   time.Time
 	lock    rollout.Locking
+	// deadMan is how long a host waits for this run in the middle of a step.
+	deadMan time.Duration
 }
 
 func (a *app) applyCommand() *cobra.Command {
@@ -75,6 +77,7 @@ func (x *applying) flags(cmd *cobra.Command, needs string) {
 	if err := cmd.RegisterFlagCompletionFunc("allow-lockout", x.app.completeLockouts); err != nil {
 		panic(err) // the flag's name is misspelt above
 	}
+	cmd.Flags().DurationVar(&x.deadMan, "dead-man", 0, "how long a host waits, when it hears nothing in the middle of a step, before it\nputs the old files back by itself (default: dead_man of fleet.toml, or 5m0s)")
 	cmd.Flags().DurationVar(&x.lock.Wait, "lock-wait", 0, "how `long` to wait for others who are applying to the same hosts")
 	cmd.Flags().DurationVar(&x.lock.TTL, "lease-ttl", 0, "how `long` a lease holds that is not renewed; for tests")
 	_ = cmd.Flags().MarkHidden("lease-ttl")
@@ -123,6 +126,9 @@ func (x *applying) apply(ctx context.Context) error {
 	return err
 }
 
+// shortestDeadMan leaves time for a host to be told to wait on.
+const shortestDeadMan = 5 * time.Second
+
 // check finds what cannot work before anybody is dialled.
 func (x *applying) check() error {
 	orPlan := ", or give a plan that was saved with plan --out"
@@ -132,6 +138,8 @@ func (x *applying) check() error {
 	switch {
 	case x.lock.Wait < 0 || x.lock.TTL < 0:
 		return &inputError{errors.New("--lock-wait: want no less than 0")}
+	case x.deadMan != 0 && x.deadMan < shortestDeadMan:
+		return &inputError{fmt.Errorf("--dead-man: want at least %v", shortestDeadMan)}
 	case x.file != "" && len(x.app.tags) > 0:
 		return &inputError{errors.New("a saved plan has its own --tags; give them to plan --out")}
 	case x.yes || x.file != "":
@@ -265,6 +273,9 @@ func (x *applying) carryOut(ctx context.Context, s *session, known []rollout.Kno
 		p.plain = ui.Print
 	}
 	s.run.Observer, s.run.Locking = p, x.lock
+	if s.run.DeadMan = s.fleet.Rollout.DeadMan; x.deadMan > 0 {
+		s.run.DeadMan = x.deadMan
+	}
 	stop := make(chan struct{})
 	undo := x.app.signals.onFirst(func() {
 		close(stop)

@@ -67,9 +67,14 @@ func (x *executor) configure(ctx context.Context) error {
 
 	x.phase("writing")
 	loaded, logged := false, x.logSize(ctx)
+	ctx, dead, err := x.arm(ctx, x.undoConfiguration(files, certs, activate, restart, before.Reached))
+	if err != nil {
+		return err
+	}
+	defer dead.end()
 	touched, err := x.put(ctx, files)
 	if err != nil && !touched {
-		return err
+		return x.settle(ctx, dead, reason(ctx, err))
 	}
 	if err == nil {
 		err = x.putCertificates(ctx, certs)
@@ -88,6 +93,9 @@ func (x *executor) configure(ctx context.Context) error {
 		err = x.streams(ctx, wasStreaming)
 	}
 	if err == nil {
+		err = dead.disarm(ctx, x.conn)
+	}
+	if err == nil {
 		// A reload proves little of what only a restart applies: until one has
 		// succeeded, these files may have to come back with a later step's.
 		if restart {
@@ -97,19 +105,24 @@ func (x *executor) configure(ctx context.Context) error {
 		}
 		return nil
 	}
-	return x.restored(ctx, err, func(ctx context.Context) error {
-		errs := []error{x.putBack(ctx, files), x.putBackCertificates(ctx, certs)}
+	return x.settle(ctx, dead, x.restored(ctx, reason(ctx, err), func(ctx context.Context) error {
+		fired := dead.hasFired(ctx, x.conn)
+		wrote, err := x.putBack(ctx, files)
+		errs := []error{err, x.putBackCertificates(ctx, certs)}
 		if restart {
 			for _, s := range slices.Backward(*x.earlier) {
-				errs = append(errs, x.putBack(ctx, s))
+				w, err := x.putBack(ctx, s)
+				wrote, errs = wrote || w, append(errs, err)
 			}
 		}
-		if loaded && before.Reached {
+		// What the host has put back by itself it has loaded as well.
+		done := fired && !wrote && len(certs) == 0
+		if loaded && before.Reached && !done {
 			failed, _ := x.server(ctx)
 			errs = append(errs, x.load(ctx, server, failed, restart))
 		}
 		return errors.Join(errs...)
-	})
+	}))
 }
 
 // activation finds the step's reload or restart.

@@ -150,18 +150,19 @@ func (x *executor) makeFolders(ctx context.Context, dirs []string) error {
 // putBack restores the files as they were found: those that are not so already.
 // A file that its folder's owner would not have been allowed to make, such as
 // one that root had put into a folder of postgres's, gets back its content and
-// its mode, and the owner that it was given when it was replaced.
-func (x *executor) putBack(ctx context.Context, s *swap) error {
+// its mode, and the owner that it was given when it was replaced. wrote reports
+// whether any was not.
+func (x *executor) putBack(ctx context.Context, s *swap) (wrote bool, err error) {
 	var reads []facts.Read
 	for _, f := range s.before {
 		reads = append(reads, facts.File{Path: f.Path})
 	}
 	if len(reads) == 0 {
-		return nil
+		return false, nil
 	}
 	answers, err := x.conn.Read(ctx, reads)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var errs []error
 	for _, f := range s.before {
@@ -170,9 +171,11 @@ func (x *executor) putBack(ctx context.Context, s *swap) error {
 		case err == nil && tasks.DigestFile(now) == tasks.DigestFile(f):
 			continue
 		case !f.Exists:
+			wrote = true
 			errs = append(errs, x.conn.Remove(ctx, f.Path))
 			continue
 		}
+		wrote = true
 		old := transport.File{Path: f.Path, Content: f.Content, Owner: f.Owner, Group: f.Group, Mode: f.Mode}
 		if x.conn.WriteFiles(ctx, []transport.File{old}) == nil {
 			continue
@@ -180,7 +183,7 @@ func (x *executor) putBack(ctx context.Context, s *swap) error {
 		old.Owner, old.Group = s.ownerOf(f.Path)
 		errs = append(errs, x.conn.WriteFiles(ctx, []transport.File{old}))
 	}
-	return errors.Join(errs...)
+	return wrote, errors.Join(errs...)
 }
 
 // ownerOf returns the owner that the swap gives a file.
@@ -204,6 +207,11 @@ func (x *executor) replaceFiles(ctx context.Context) error {
 		return err
 	}
 	x.phase("writing")
+	ctx, dead, err := x.arm(ctx, x.undoFiles(s))
+	if err != nil {
+		return err
+	}
+	defer dead.end()
 	touched, err := x.put(ctx, s)
 	for _, c := range x.step.Changes {
 		if err != nil {
@@ -215,18 +223,24 @@ func (x *executor) replaceFiles(ctx context.Context) error {
 			err = x.single(ctx, c)
 		}
 	}
-	if err == nil || !touched {
-		return err
+	if err == nil {
+		err = dead.disarm(ctx, x.conn)
 	}
-	return x.restored(ctx, err, func(ctx context.Context) error {
-		if err := x.putBack(ctx, s); err != nil {
+	if err == nil {
+		return nil
+	}
+	if !touched {
+		return x.settle(ctx, dead, reason(ctx, err))
+	}
+	return x.settle(ctx, dead, x.restored(ctx, reason(ctx, err), func(ctx context.Context) error {
+		if _, err := x.putBack(ctx, s); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(x.step.Changes, func(c tasks.Change) bool { _, ok := c.Action.(tasks.DaemonReload); return ok }) {
 			return x.must(ctx, transport.Command{Script: "systemctl daemon-reload", User: "root"})
 		}
 		return nil
-	})
+	}))
 }
 
 // refused reports whether the host refused a batch of files before it changed

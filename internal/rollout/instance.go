@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -34,16 +35,25 @@ func (w *instanceRun) begin(ctx context.Context) {
 	case k.Unreachable:
 		w.result.Status = k.Access()
 		return
-	case k.Err != nil:
+	case k.Err != nil && !leftOpen(k):
 		w.result.Status = Refused
 		return
 	}
-	w.result.Steps, w.result.Status = len(k.Plan.Steps), Unchanged
 	var err error
 	if w.conn, err = w.run.Conn(ctx, k.Instance.Host); err != nil {
 		w.result.Status, w.result.Err = noConn(err), err
 		return
 	}
+	if err = w.run.undone(ctx, k, w.conn); err != nil {
+		// Also where nothing could be planned: this may be why.
+		w.result.Status, w.result.Err = Refused, errors.Join(k.Err, err)
+		return
+	}
+	if k.Err != nil {
+		w.result.Status = Refused
+		return
+	}
+	w.result.Steps, w.result.Status = len(k.Plan.Steps), Unchanged
 	if len(k.Plan.Steps) > 0 && w.run.gated() {
 		w.result.LogFrom = w.executor(0).logSize(ctx)
 	}

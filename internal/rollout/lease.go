@@ -111,12 +111,23 @@ type lease struct {
 func changing(known []Known) []*inventory.Host {
 	var hosts []*inventory.Host
 	for _, k := range known {
-		if k.Err == nil && k.Plan != nil && slices.ContainsFunc(k.Plan.Steps, func(s tasks.Step) bool { return !waits(s) && !proves(s) }) {
+		due := k.Err == nil && k.Plan != nil && slices.ContainsFunc(k.Plan.Steps, func(s tasks.Step) bool { return !waits(s) && !proves(s) })
+		if due || leftOpen(k) {
 			hosts = append(hosts, k.Instance.Host)
 		}
 	}
 	slices.SortFunc(hosts, func(a, b *inventory.Host) int { return strings.Compare(a.Name, b.Name) })
 	return slices.Compact(hosts)
+}
+
+// leftOpen reports whether a step of an earlier run is to be put back: whoever has
+// the lease knows that nobody is at it.
+func leftOpen(k Known) bool {
+	if k.State == nil {
+		return false
+	}
+	u, err := k.State.Undo()
+	return err == nil && u.Armed
 }
 
 // takeLeases takes the leases of all hosts that the plans change. If somebody

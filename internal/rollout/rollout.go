@@ -53,6 +53,10 @@ type Run struct {
 	// ID names the run on the hosts; "" means a random one.
 	ID      string
 	Locking Locking
+	// DeadMan is how long a host waits for a word of this run, in the middle of a
+	// step, before it puts the old files and the server's old state back by
+	// itself; 0 means 5 minutes. It is counted in whole seconds.
+	DeadMan time.Duration
 
 	mu     sync.Mutex
 	conns  map[string]*dialled

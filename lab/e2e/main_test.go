@@ -200,7 +200,7 @@ if [ ! -d /root/etc-postgresql ]; then
 	exit 0
 fi
 rm -rf /etc/postgresql/*; cp -a /root/etc-postgresql/. /etc/postgresql/
-rm -f /var/lib/pgfleet/*
+rm -rf /var/lib/pgfleet/*
 cp -a /root/postgresql.auto.conf $d/
 systemctl restart postgresql@%[1]d-main
 for i in $(seq 100); do runuser -u postgres -- pg_isready -q && break; sleep 0.1; done
