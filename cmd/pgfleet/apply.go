@@ -191,6 +191,9 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 		tags = e.of.Tags
 	}
 	x.all, x.tags = all, tags
+	if e := x.earlier; e != nil && e.command == "undo" {
+		return x.surveyUndo(ctx, s, wanted)
+	}
 	known, _, err := s.plan(ctx, all, wanted, tags)
 	if err != nil {
 		return nil, err

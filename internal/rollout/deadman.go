@@ -63,6 +63,8 @@ type undo struct {
 type deadMan struct {
 	conn    transport.Conn
 	names   string // the variables of the scripts
+	history string // the folder on the host that the copies go to when all is well
+	verb    string // what has the server take the old files over
 	run     string
 	cancel  context.CancelCauseFunc
 	stop    chan struct{}
@@ -106,14 +108,10 @@ func (x *executor) undoConfiguration(s *swap, certs []*stagedCertificate, activa
 	return u
 }
 
-// undoFiles is the undo of a step of other files, and empty where those have no
-// effect before something else is done.
+// undoFiles is the undo of a step of other files.
 func (x *executor) undoFiles(s *swap) undo {
 	u := undo{unit: x.instance.Unit()}
 	u.units(x.step)
-	if !u.daemon && len(u.others) == 0 {
-		return undo{}
-	}
 	for _, f := range s.before {
 		u.paths = append(u.paths, f.Path)
 	}
@@ -144,7 +142,7 @@ func (x *executor) arm(ctx context.Context, u undo) (context.Context, *deadMan, 
 	if len(u.earlier) == 0 && len(u.paths) == 0 {
 		return ctx, nil, nil
 	}
-	d := &deadMan{conn: x.conn, run: rand.Text(), stop: make(chan struct{})}
+	d := &deadMan{conn: x.conn, run: rand.Text(), verb: u.verb, history: tasks.HistoryDir(x.instance, x.run.id()), stop: make(chan struct{})}
 	length := x.run.deadMan()
 	d.names = undoNames(x.instance, d.run, length)
 	script, stdin := armCommand(x.instance, d.names, u)
@@ -201,9 +199,18 @@ func (d *deadMan) release() {
 	d.stopped.Wait()
 }
 
-// disarm ends the undo: what the step did is to stay. The error is a firedError
-// if the host was faster.
-func (d *deadMan) disarm(ctx context.Context, conn transport.Conn) error {
+// succeed ends the undo: what the step did is to stay, and the copies are kept for
+// whoever wants to take it back later. The error is a firedError if the host was
+// faster.
+func (d *deadMan) succeed(ctx context.Context, conn transport.Conn) error {
+	if d == nil {
+		return nil
+	}
+	return d.disarm(ctx, conn, d.history)
+}
+
+// disarm ends the undo. With a folder in history the copies are kept there.
+func (d *deadMan) disarm(ctx context.Context, conn transport.Conn, history string) error {
 	if d == nil {
 		return nil
 	}
@@ -213,7 +220,7 @@ func (d *deadMan) disarm(ctx context.Context, conn transport.Conn) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, firingTimeout)
 	defer cancel()
-	err := d.ask(ctx, conn, "more=\n")
+	err := d.ask(ctx, conn, fmt.Sprintf("more= history=%s verb=%s\n", transport.Quote(history), transport.Quote(d.verb)))
 	if _, fired := errors.AsType[*firedError](err); fired {
 		d.fired = err
 	}
@@ -276,7 +283,7 @@ func (x *executor) settle(ctx context.Context, d *deadMan, why error) error {
 	if d == nil {
 		return why
 	}
-	err := d.disarm(context.WithoutCancel(ctx), x.conn)
+	err := d.disarm(context.WithoutCancel(ctx), x.conn, "")
 	if _, fired := errors.AsType[*firedError](err); fired {
 		if _, said := errors.AsType[*firedError](why); said {
 			return why
