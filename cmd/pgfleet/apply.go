@@ -302,7 +302,11 @@ func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results
 		x.app.ui.Print("\n" + renderResults(known, results, x.app.ui.style))
 	}
 	if early != nil {
-		return fmt.Errorf("the rollout has stopped: %w", early)
+		back := ""
+		if id := x.runID(); id != "" {
+			back = "; pgfleet runs undo " + id + " takes back what it did to files"
+		}
+		return fmt.Errorf("the rollout has stopped: %w\nwhat was done stays, and pgfleet apply goes on from there%s", early, back)
 	}
 	for _, r := range results {
 		if r.Status != rollout.Changed && r.Status != rollout.Unchanged {
