@@ -320,7 +320,7 @@ func (a *rolling) leaveAlone(why error) {
 			continue
 		}
 		w := &instanceRun{run: a.run, known: k, stop: a.stop, start: time.Now(), result: &a.results[i]}
-		if k.Err != nil {
+		if k.Err != nil || len(k.Plan.Steps) == 0 {
 			w.begin(context.Background())
 		} else {
 			a.results[i] = Result{Instance: k.Instance.ID(), Status: Stopped, Steps: len(k.Plan.Steps), Err: why}
