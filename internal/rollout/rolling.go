@@ -165,7 +165,7 @@ func (a *rolling) wave(ctx context.Context, w Wave, n, of int) error {
 	}
 	var failed []inventory.InstanceID
 	for _, i := range w.Members {
-		if a.known[i].Err == nil && a.results[i].Status == Failed {
+		if a.known[i].Err == nil && trouble(a.results[i]) {
 			failed = append(failed, a.known[i].Instance.ID())
 		}
 	}
@@ -256,9 +256,10 @@ func (a *rolling) instance(ctx context.Context, i int) {
 	a.keep(i, w)
 }
 
-// trouble reports whether a result uses the budget up.
+// trouble reports whether a result uses the budget up, and keeps the others of
+// its cluster from being begun.
 func trouble(r Result) bool {
-	return r.Status == Failed || r.Status == Unreachable || r.Status == NoAccess
+	return r.Status == Failed || r.Status == Refused || r.Status == Unreachable || r.Status == NoAccess
 }
 
 // keep takes over what became of an instance.
