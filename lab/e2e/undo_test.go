@@ -50,6 +50,7 @@ role = "app%[2]d"
 func TestLabUndo(t *testing.T) {
 	for _, v := range []int{13, 17} {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			t.Cleanup(func() { look(t, host, "rm -f /etc/pgfleet-test") })
