@@ -191,12 +191,23 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 		tags = e.of.Tags
 	}
 	x.all, x.tags = all, tags
-	if e := x.earlier; e != nil && e.command == "undo" {
-		return x.surveyUndo(ctx, s, wanted)
+	find := func() ([]rollout.Known, error) {
+		known, _, err := s.plan(ctx, all, wanted, tags)
+		return known, err
 	}
-	known, _, err := s.plan(ctx, all, wanted, tags)
+	if e := x.earlier; e != nil && e.command == "undo" {
+		find = func() ([]rollout.Known, error) { return e.revert(ctx, s, wanted) }
+	}
+	known, err := find()
+	if err == nil && x.putBack(ctx, s, known) {
+		known, err = find()
+	}
 	if err != nil {
 		return nil, err
+	}
+	if e := x.earlier; e != nil && e.command == "undo" {
+		x.showUndo(s, known, wanted)
+		return known, nil
 	}
 	if x.earlier != nil {
 		if x.held, err = x.earlier.hold(known, digester, x.app.mask); err != nil {
@@ -215,6 +226,20 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 		return nil, fmt.Errorf("%w; nothing was changed", err)
 	}
 	return known, nil
+}
+
+// putBack ends what a run that died has left open on the hosts, as they would by
+// themselves a little later, so that it is not in the way of what is planned now.
+// It reports whether there was anything.
+func (x *applying) putBack(ctx context.Context, s *session, known []rollout.Known) bool {
+	s.run.Locking = x.lock
+	said, found := s.run.PutBack(ctx, known)
+	for _, k := range known {
+		if text := said[k.Instance.ID()]; text != "" {
+			x.app.ui.Note(string(k.Instance.ID()) + ": " + clean(text))
+		}
+	}
+	return found
 }
 
 // reviewed returns the instances of a saved plan, and those of them that

@@ -66,18 +66,14 @@ func (e *earlier) revert(ctx context.Context, s *session, wanted []inventory.Ins
 	return known, nil
 }
 
-// surveyUndo finds out what is to be put back, and shows it with what is not.
-func (x *applying) surveyUndo(ctx context.Context, s *session, wanted []inventory.Instance) ([]rollout.Known, error) {
-	known, err := x.earlier.revert(ctx, s, wanted)
-	if err != nil {
-		return nil, err
+// showUndo shows what is to be put back, and what is not.
+func (x *applying) showUndo(s *session, known []rollout.Known, wanted []inventory.Instance) {
+	if x.asJSON {
+		return
 	}
-	if !x.asJSON {
-		x.app.showPlan(s.fleet, known)
-		x.app.ui.Print(clean(remains(x.earlier.of, wanted)))
-		s.showLeases(known)
-	}
-	return known, nil
+	x.app.showPlan(s.fleet, known)
+	x.app.ui.Print(clean(remains(x.earlier.of, wanted)))
+	s.showLeases(known)
 }
 
 // remains lists what a run did that is not undone, for the reader.

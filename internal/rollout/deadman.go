@@ -297,26 +297,62 @@ func (x *executor) settle(ctx context.Context, d *deadMan, why error) error {
 }
 
 // fire has the host put back now what an earlier run left open, and returns what
-// came of that as the reason why the plan does not hold any more.
-func (r *Run) fire(ctx context.Context, in inventory.Instance, conn transport.Conn) error {
+// came of that. The error is why it could not.
+func (r *Run) fire(ctx context.Context, in inventory.Instance, conn transport.Conn) (tasks.Undo, error) {
 	ctx, cancel := context.WithTimeout(ctx, firingTimeout)
 	defer cancel()
 	dir := transport.Quote(tasks.UndoDir(in))
 	script := "cd " + dir + " 2>/dev/null || exit 0; [ ! -e restore ] || sh ./restore run >/dev/null 2>&1; cat fired.note 2>/dev/null; [ ! -e restore ]"
 	out, err := conn.Run(ctx, transport.Command{Script: script, User: "root"})
 	if err != nil {
-		return fmt.Errorf("a step of an earlier run is open on the host, and it could not be made to put the old files back: %w", err)
+		return tasks.Undo{}, fmt.Errorf("a step of an earlier run is open on the host, and it could not be made to put the old files back: %w", err)
 	}
 	u := tasks.ParseUndo(string(out.Stdout))
 	switch {
 	case out.ExitCode != 0 && u.Fired.IsZero():
-		return fmt.Errorf("a step of an earlier run is open on the host, and it could not put the old files back: %s", message(out))
+		return u, fmt.Errorf("a step of an earlier run is open on the host, and it could not put the old files back: %s", message(out))
 	case out.ExitCode != 0:
-		return fmt.Errorf("%s; mend that and apply again, or remove %s on the host to leave the files as they are", u, tasks.UndoDir(in))
-	case u.Fired.IsZero():
-		return errors.New("a step of another run was open when this was planned, and has ended since; plan again")
+		return u, fmt.Errorf("%s; mend that and apply again, or remove %s on the host to leave the files as they are", u, tasks.UndoDir(in))
 	}
-	return fmt.Errorf("%s; what was planned does not hold any more: apply again", u)
+	return u, nil
+}
+
+// PutBack has those hosts put the old files back now on which a run that died has
+// left a step open, so that what is planned after it holds. It takes their leases
+// for that; a host that somebody else is at is left to them. It returns what came
+// of it by instance, and reports whether anything was there to be put back.
+func (r *Run) PutBack(ctx context.Context, known []Known) (said map[inventory.InstanceID]string, any bool) {
+	var open []Known
+	for _, k := range known {
+		if leftOpen(k) {
+			open = append(open, Known{Instance: k.Instance, State: k.State})
+		}
+	}
+	if open == nil {
+		return nil, false
+	}
+	giveBack, refused := r.takeLeases(ctx, nil, open)
+	if refused != nil {
+		return nil, false
+	}
+	defer giveBack()
+	said = map[inventory.InstanceID]string{}
+	for _, k := range open {
+		conn, err := r.Conn(ctx, k.Instance.Host)
+		var u tasks.Undo
+		if err == nil {
+			u, err = r.fire(ctx, k.Instance, conn)
+			conn.Refresh() // the server may have been restarted
+		}
+		switch {
+		case err != nil:
+			said[k.Instance.ID()] = err.Error()
+		case !u.Fired.IsZero():
+			said[k.Instance.ID()] = u.String()
+			r.forget(ctx, k.Instance, conn)
+		}
+	}
+	return said, true
 }
 
 // forget removes the note of an undo that the user has been told of.
@@ -335,7 +371,14 @@ func (r *Run) undone(ctx context.Context, k Known, conn transport.Conn) error {
 	switch {
 	case err != nil: // the plan says so, and a step that is open is found by arm
 	case u.Armed:
-		return r.fire(ctx, k.Instance, conn)
+		back, err := r.fire(ctx, k.Instance, conn)
+		if err == nil && back.Fired.IsZero() {
+			return errors.New("a step of another run was open when this was planned, and has ended since; plan again")
+		}
+		if err == nil {
+			err = fmt.Errorf("%s; what was planned does not hold any more: apply again", back)
+		}
+		return err
 	case !u.Fired.IsZero():
 		r.forget(ctx, k.Instance, conn)
 	}

@@ -15,8 +15,11 @@ if grep -qxF "run $run" "$undo/fired.note" 2>/dev/null; then # it could not put 
 	exit 5
 fi
 if [ -n "$more" ]; then
-	touch "$undo/armed.note" && exec systemctl restart "$timer.timer"
-	exit 1
+	touch "$undo/armed.note" || exit 1
+	# A timer that has just run out is gone, and what it has started waits for our
+	# lock, and then looks at the note's age.
+	systemctl restart "$timer.timer" 2>/dev/null
+	exit 0
 fi
 rm -rf -- "$undo.new"
 mv -T -- "$undo" "$undo.new" && sync -- "$base" || exit 1
