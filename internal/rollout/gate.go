@@ -74,8 +74,11 @@ func (a *rolling) look(ctx context.Context, i int) error {
 	if err := x.refusals(ctx, a.results[i].LogFrom, k.Plan); err != nil {
 		return err
 	}
+	waiting := false
 	for _, s := range k.Plan.Steps {
-		if !proves(s) || a.results[i].Status == Unchanged {
+		// A standby that waits for its primary has not made its last proofs yet.
+		waiting = waiting || waits(s) && a.results[i].Done < len(k.Plan.Steps)
+		if !proves(s) || waiting || a.results[i].Status == Unchanged {
 			continue
 		}
 		x.step = s
