@@ -315,8 +315,8 @@ func TestLabCrashes(t *testing.T) {
 		b.declare(s)
 		gaps[s] = b.whole()
 		seen[s] = sights(t)
-		for host, at := range seen[s] {
-			for _, p := range append(at.clients(t.Context(), host), at["wrong"], at["dead-man"]) {
+		for host, was := range seen[s] {
+			for _, p := range append(was.clients(t.Context(), host), was["wrong"], was["dead-man"]) {
 				if p != "" {
 					t.Fatalf("%s, before anything is killed: %s", host, p)
 				}
@@ -327,7 +327,7 @@ func TestLabCrashes(t *testing.T) {
 	tried := points(n, random)
 	t.Logf("%d points, %v to count them; PGFLEET_CRASHES_SEED=%d", n, time.Since(began).Round(time.Second), seed)
 	var f found
-	records := map[int]bool{}
+	at := map[int]bool{}
 	from := one
 	for _, p := range tried {
 		to := from.opposite()
@@ -341,7 +341,7 @@ func TestLabCrashes(t *testing.T) {
 			name += ", resumed at once"
 		}
 		b.declare(to)
-		records[p.record] = true
+		at[p.record] = true
 		ok := t.Run(name, func(t *testing.T) {
 			b.t = t
 			start := sights(t)
@@ -363,5 +363,5 @@ func TestLabCrashes(t *testing.T) {
 		from = to
 	}
 	t.Logf("PROOF: killed with SIGKILL %d times, at %d of %d points of the journal (seed %d): of %d hosts %d were found as before, %d as wanted, %d with some steps done and the others not; the dead-man had put %d back; the declared client could log in to all of them, and each run was resumed",
-		len(tried), len(records), n, seed, f.before+f.wanted+f.between, f.before, f.wanted, f.between, f.putBack)
+		len(tried), len(at), n, seed, f.before+f.wanted+f.between, f.before, f.wanted, f.between, f.putBack)
 }
