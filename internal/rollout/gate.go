@@ -74,10 +74,10 @@ func (a *rolling) look(ctx context.Context, i int) error {
 	if err := x.refusals(ctx, a.results[i].LogFrom, k.Plan); err != nil {
 		return err
 	}
-	for _, s := range k.Plan.Steps {
-		if !proves(s) || a.results[i].Status == Unchanged {
-			continue
-		}
+	if a.results[i].Status == Unchanged {
+		return nil
+	}
+	for _, s := range proofsMade(k.Plan.Steps, a.results[i].Done) {
 		x.step = s
 		for _, c := range s.Changes {
 			if err := x.single(ctx, c); err != nil {
@@ -86,6 +86,21 @@ func (a *rolling) look(ctx context.Context, i int) error {
 		}
 	}
 	return nil
+}
+
+// proofsMade returns those of the steps that prove something and have been carried
+// out: a standby that still waits for its primary has not made the last ones.
+func proofsMade(steps []tasks.Step, done int) []tasks.Step {
+	var list []tasks.Step
+	for _, s := range steps {
+		if waits(s) && done < len(steps) {
+			break
+		}
+		if proves(s) {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 // unwell says what an instance had before the run and lacks now: clients, and
