@@ -9,9 +9,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -47,23 +47,22 @@ func served(t *testing.T, hosts ...string) {
 	t.Helper()
 	fresh(t, hosts...)
 	for _, h := range hosts {
-		if fleet.lab.Host(h).StandbyOf != "" {
-			continue // it has the roles
-		}
 		look(t, h, strings.NewReplacer("VERSION", fmt.Sprint(fleet.lab.Host(h).Postgres), "NETWORK", fleet.lab.Applications.String()).Replace(`set -e; cd /
 conf=/etc/postgresql/VERSION/main
 echo "listen_addresses = '*'" >$conf/conf.d/00-test.conf
 printf 'host all app,reports NETWORK scram-sha-256\n' >>$conf/pg_hba.conf
-rm -f /run/fault-* /var/tmp/fault-*; ! [ -e /etc/systemd/system/fault.service ] || systemctl stop fault; rm -f /etc/systemd/system/fault.service; systemctl daemon-reload
+systemctl stop fault.service 2>/dev/null || true
+rm -rf /run/fault-* /var/tmp/fault-* /etc/fault-* /etc/systemd/system/fault.service
+systemctl daemon-reload
 systemctl restart postgresql@VERSION-main
 for i in $(seq 100); do runuser -u postgres -- pg_isready -q && break; sleep 0.1; done
+: >/var/log/postgresql/postgresql-VERSION-main.log
+[ "$(runuser -u postgres -- psql -XAtqc 'SELECT pg_is_in_recovery()')" = f ] || exit 0
 runuser -u postgres -- psql -Xq -v ON_ERROR_STOP=1 <<END
 SET password_encryption = 'scram-sha-256';
 CREATE ROLE app LOGIN PASSWORD 'pw-Fault4Rq_unsaid';
 CREATE ROLE reports LOGIN PASSWORD 'pw-Fault4Rq_unsaid';
-CREATE ROLE holder;
-END
-: >/var/log/postgresql/postgresql-VERSION-main.log`))
+END`))
 	}
 }
 
@@ -73,7 +72,7 @@ END
 func whole(t *testing.T, host string) string {
 	t.Helper()
 	text := look(t, host, strings.ReplaceAll(`set -e; cd /
-find /etc /var/lib/postgresql/VERSION/main/postgresql.auto.conf /var/lib/pgfleet/*.files -type f ! -path '*/.pgfleet.*' -exec sh -c 'for f; do echo "file $f $(stat -c %U:%G:%a "$f") $(sha256sum <"$f")"; done' sh {} + 2>/dev/null | sort
+find /etc /var/lib/postgresql/VERSION/main/postgresql.auto.conf /var/lib/pgfleet/*.files -type f ! -path '*/.pgfleet.*' ! -name .full -exec sh -c 'for f; do echo "file $f $(stat -c %U:%G:%a "$f") $(sha256sum <"$f")"; done' sh {} + 2>/dev/null | sort
 runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 <<'END'
 SELECT 'setting', name, setting FROM pg_settings WHERE source = 'configuration file' ORDER BY 2;
 SELECT 'pending', name FROM pg_settings WHERE pending_restart;
@@ -309,7 +308,7 @@ func changes() []change {
 		},
 		{
 			name:   "database",
-			tasks:  "\n[[task]]\nname = \"Database\"\nkind = \"database\"\ndatabase = \"fault\"\n",
+			tasks:  "\n[[task]]\nname = \"Database\"\nkind = \"database\"\ndatabase = \"fault\"\npublic = [\"CONNECT\", \"TEMPORARY\"]\n",
 			before: "n=$(ls /var/lib/postgresql/VERSION/main/base | wc -l)",
 			at:     "[ $(ls /var/lib/postgresql/VERSION/main/base | wc -l) -gt $n ]",
 		},
@@ -378,7 +377,7 @@ func (c change) cut(t *testing.T, host string, silent bool) {
 	}
 	s := r.ends(1)
 	took := time.Since(at)
-	if most := map[bool]time.Duration{false: 5 * time.Second, true: 30 * time.Second}[silent]; took > most {
+	if most := map[bool]time.Duration{false: 10 * time.Second, true: 30 * time.Second}[silent]; took > most {
 		t.Errorf("it took %v to find out\n%s", took, s.stdout)
 	}
 	t.Logf("%s", s.stdout)
@@ -417,4 +416,365 @@ func TestLabNetworkCut(t *testing.T) {
 	})
 }
 
-var _ = filepath.Join
+// startedAt is when a host's server started.
+func startedAt(t *testing.T, host string) string {
+	t.Helper()
+	return sql(t, host, "SELECT pg_postmaster_start_time()")
+}
+
+// small puts a file system of 1 MB in the place of a folder of a host, with what
+// is in the folder.
+func small(t *testing.T, host, dir string) {
+	t.Helper()
+	look(t, host, "set -e; mkdir -p -m 0755 "+dir+"; cd "+dir+`; d=$PWD; s=$(mktemp -d -p /root); cp -a . $s/; o=size=1m,mode=$(stat -c %a .),uid=$(stat -c %u .),gid=$(stat -c %g .)
+mount -t tmpfs -o $o none $d; cp -a $s/. $d/; rm -r $s`)
+	t.Cleanup(func() {
+		look(t, host, "cd "+dir+"; s=$(mktemp -d -p /root); rm -f .full; cp -a . $s/; cd /; umount "+dir+"; cp -a $s/. "+dir+"/; rm -r $s")
+	})
+}
+
+// full leaves so many blocks of 4 kB free in the file system of a folder; fewer
+// than 0 are all.
+func full(t *testing.T, host, dir string, blocks int) {
+	t.Helper()
+	look(t, host, fmt.Sprintf(`set -e; cd %s; rm -f .full; [ %[2]d -ge 0 ] || exit 0
+n=$(($(df --output=avail -B4096 . | tail -n 1) - %[2]d)); head -c $((n * 4096)) /dev/zero >.full; [ $(df --output=avail -B4096 . | tail -n 1) = %[2]d ]`, dir, blocks))
+}
+
+// threeFiles change three files of a server's configuration, and restart it.
+const threeFiles = `
+[[task]]
+name = "Memory"
+kind = "settings"
+file = "50-fault.conf"
+settings = { max_connections = "77" }
+
+[[task]]
+name = "More memory"
+kind = "settings"
+file = "51-fault.conf"
+settings = { work_mem = "5MB" }
+` + appRules + `
+[[task]]
+name = "PostgreSQL"
+kind = "service"
+`
+
+// An untouched is a host as it was, for what must change nothing.
+type untouched struct {
+	t                     *testing.T
+	host, before, started string
+}
+
+func untouchedYet(t *testing.T, host string) untouched {
+	t.Helper()
+	return untouched{t, host, whole(t, host), startedAt(t, host)}
+}
+
+// by demands that a run has failed and said why, and has changed nothing.
+func (u untouched) by(s said, words ...string) {
+	u.t.Helper()
+	if s.code != 1 {
+		u.t.Errorf("exit %d\n%s", s.code, s.all())
+	}
+	wantWords(u.t, s.all(), append(words, u.host+": ")...)
+	if after := whole(u.t, u.host); after != u.before {
+		u.t.Errorf("the host is not as before:\n%s\n%s", unlike(u.before, after), s.all())
+	}
+	if now := startedAt(u.t, u.host); now != u.started {
+		u.t.Errorf("the server was restarted\n%s", s.all())
+	}
+	if left := stillArmed(u.t, u.host); left != "" {
+		u.t.Errorf("armed: %s\n%s", left, s.all())
+	}
+	clientLogsIn(u.t, u.host)
+}
+
+// stillArmed is armed, without a file system of the test's own.
+func stillArmed(t *testing.T, host string) string {
+	t.Helper()
+	var lines []string
+	for line := range strings.Lines(armed(t, host)) {
+		if !strings.Contains(line, "var-lib-pgfleet.mount") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+// fullDisk applies with little room in a folder. Each run leaves the host as it
+// was, and says what there is no room for; with room again, the first run is gone
+// on with.
+func fullDisk(t *testing.T, host, tasks, dir string, blocks []int, words ...string) {
+	served(t, host)
+	dir = strings.ReplaceAll(dir, "VERSION", fmt.Sprint(fleet.lab.Host(host).Postgres))
+	b := newBench(t, tasks+declaredClient, host)
+	b.withCA()
+	small(t, host, dir)
+	u := untouchedYet(t, host)
+	for _, n := range blocks {
+		full(t, host, dir, n)
+		s := b.run("apply", "--yes", "--dead-man", "5s")
+		full(t, host, dir, -1)
+		if s.code == 0 {
+			t.Fatalf("%d blocks are enough\n%s", n, s.all())
+		}
+		t.Logf("%d blocks free:\n%s", n, s.all())
+		u.by(s, append(words, "No space left on device")...)
+	}
+	b.resumed()
+	clientLogsIn(t, host)
+	if got := sql(t, host, "SHOW max_connections"); got != "77" {
+		t.Errorf("max_connections is %s", got)
+	}
+	t.Logf("PROOF: PostgreSQL %d, %s full: %d applies failed and changed nothing; with room resume finished\n", fleet.lab.Host(host).Postgres, dir, len(blocks))
+}
+
+// A disk that is full where something has to be written: nothing is half done.
+func TestLabDiskFull(t *testing.T) {
+	for _, c := range []struct {
+		name, dir string
+		v         int
+		blocks    []int
+		words     []string
+	}{
+		{"configuration", "/etc/postgresql/VERSION/main", 15, []int{0, 1, 2}, []string{"/etc/postgresql/15/main/"}},
+		{"copies", "/var/lib/pgfleet", 17, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, []string{"/var/lib/pgfleet/"}},
+		{"trial", "/tmp", 18, []int{0}, []string{"/tmp/"}},
+	} {
+		t.Run(fmt.Sprintf("%s/postgres-%d", c.name, c.v), func(t *testing.T) {
+			t.Parallel()
+			fullDisk(t, fmt.Sprintf("pg%d", c.v), threeFiles, c.dir, c.blocks, c.words...)
+		})
+	}
+	t.Run("put back by the host/postgres-13", func(t *testing.T) {
+		t.Parallel()
+		noRoomForTheHost(t, "pg13")
+	})
+}
+
+// noRoomForTheHost: the network is cut and the disk is full when the host has to
+// put back. It does what it can, the server runs, and with room the rest follows.
+func noRoomForTheHost(t *testing.T, host string) {
+	dir := fmt.Sprintf("/etc/postgresql/%d/main", fleet.lab.Host(host).Postgres)
+	var p *sshtest.Proxy
+	c := change{tasks: threeFiles, at: "grep -q pgfleet /etc/postgresql/VERSION/main/pg_hba.conf"}
+	b, r, before := c.during(t, host, func(b *bench) {
+		small(t, host, dir)
+		p = b.through(host)
+	})
+	p.Refuse()
+	full(t, host, dir, 0)
+	r.ends(1)
+	until(t, host, "grep -q '^failed ' /var/lib/pgfleet/undo/*/fired.note && runuser -u postgres -- pg_isready -q")
+	clientLogsIn(t, host)
+	p.Mend()
+	s := b.run("plan")
+	t.Logf("%s", s.all())
+	wantWords(t, s.all(), "it could not do all of it", dir+"/pg_hba.conf", "No space left on device", "the next apply tries again")
+	s = b.want(1, "apply", "--yes")
+	t.Logf("%s", s.all())
+	wantWords(t, s.all(), "No space left on device", "mend that and apply again")
+	clientLogsIn(t, host)
+	full(t, host, dir, -1)
+	b.want(1, "runs", "resume", b.runs()[1].Run, "--yes") // puts back
+	if after := whole(t, host); after != before {
+		t.Errorf("with room, the host is not as before:\n%s", unlike(before, after))
+	}
+	b.resumed()
+	clientLogsIn(t, host)
+}
+
+// noRoomForUs: the disk is full when pgfleet has to put back. The host is left to
+// try again.
+func noRoomForUs(t *testing.T, host string) {
+	dir := fmt.Sprintf("/etc/postgresql/%d/main", fleet.lab.Host(host).Postgres)
+	good := "settings = { max_connections = \"77\" }"
+	c := change{
+		tasks: strings.Replace(threeFiles, good, `settings = { max_connections = "77", listen_addresses = "192.0.2.1" }`, 1),
+		at:    "grep -q pgfleet /etc/postgresql/VERSION/main/pg_hba.conf",
+	}
+	b, r, before := c.during(t, host, func(*bench) { small(t, host, dir) })
+	full(t, host, dir, 0)
+	s := r.ends(1)
+	t.Logf("%s", s.stdout)
+	wantWords(t, s.stdout, "No space left on device", "putting the old state back failed as well", undo)
+	until(t, host, "runuser -u postgres -- pg_isready -q")
+	clientLogsIn(t, host)
+	full(t, host, dir, -1)
+	b.edit("fleet.toml", ", listen_addresses = \"192.0.2.1\"", "")
+	b.run("apply", "--yes")
+	if after := whole(t, host); after != before {
+		t.Errorf("with room, the host is not as before:\n%s", unlike(before, after))
+	}
+	b.resumed()
+	clientLogsIn(t, host)
+}
+
+// A disk that is full when pgfleet has to put back.
+func TestLabDiskFullAtPutBack(t *testing.T) {
+	for _, v := range []int{15, 17} {
+		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
+			noRoomForUs(t, fmt.Sprintf("pg%d", v))
+		})
+	}
+}
+
+// readOnly makes a folder of a host one that cannot be written to, until the
+// function that it returns is called. A server that runs in it goes on.
+func readOnly(t *testing.T, host, dir string) (undo func()) {
+	t.Helper()
+	look(t, host, "set -e; mount --bind "+dir+" "+dir+"; mount -o remount,ro,bind "+dir)
+	undo = sync.OnceFunc(func() { look(t, host, "umount "+dir) })
+	t.Cleanup(undo)
+	return undo
+}
+
+// A read-only /etc, or data directory: refused before anything was changed.
+func TestLabReadOnly(t *testing.T) {
+	for _, v := range []int{15, 17} {
+		host := fmt.Sprintf("pg%d", v)
+		t.Run(fmt.Sprintf("etc/postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
+			served(t, host)
+			b := newBench(t, threeFiles+declaredClient, host)
+			b.withCA()
+			u := untouchedYet(t, host)
+			end := readOnly(t, host, "/etc")
+			s := b.run("apply", "--yes")
+			t.Logf("%s", s.all())
+			u.by(s, "Read-only file system", "/etc/")
+			for _, tasks := range []string{
+				changes()[3].tasks,
+				"\n[[task]]\nname = \"File\"\nkind = \"file\"\npath = \"/etc/fault-file\"\ncontent = \"x\"\n",
+				changes()[4].tasks,
+			} {
+				other := newBench(t, tasks+declaredClient, host)
+				other.withCA()
+				s := other.run("apply", "--yes")
+				t.Logf("%s", s.all())
+				u.by(s, "Read-only file system", "/etc/")
+			}
+			end()
+			b.resumed()
+			clientLogsIn(t, host)
+		})
+	}
+	for _, v := range []int{13, 18} {
+		host := fmt.Sprintf("pg%d", v)
+		t.Run(fmt.Sprintf("data/postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
+			served(t, host)
+			sql(t, host, "ALTER SYSTEM SET work_mem = '9MB'")
+			sql(t, host, "SELECT pg_reload_conf()")
+			b := newBench(t, threeFiles+declaredClient, host)
+			until(t, host, "[ \"$(cd /; runuser -u postgres -- psql -XAtqc 'SHOW work_mem')\" = 9MB ]")
+			u := untouchedYet(t, host)
+			end := readOnly(t, host, fmt.Sprintf("/var/lib/postgresql/%d/main", v))
+			s := b.run("apply", "--yes")
+			t.Logf("%s", s.all())
+			u.by(s, "Read-only file system", "postgresql.auto.conf")
+			end()
+			b.resumed()
+			clientLogsIn(t, host)
+		})
+	}
+}
+
+// reboots boots a host again: in order, or as after a loss of power.
+func reboots(t *testing.T, host string, power bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	h := fleet.lab.Host(host)
+	if !power {
+		if err := h.Reboot(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if err := h.Kill(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A host that reboots in the middle of an apply with several steps, while pgfleet
+// goes on: after the boot it is as the steps that were done have left it.
+func TestLabHostReboots(t *testing.T) {
+	for _, v := range versions() {
+		host, power := fmt.Sprintf("pg%d", v), v == 15 || v == 18
+		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
+			c := change{
+				tasks: "\n[[task]]\nname = \"First\"\nkind = \"file\"\npath = \"/etc/fault-first\"\ncontent = \"x\"\n" + threeFiles +
+					"\n[[task]]\nname = \"Last\"\nkind = \"command\"\nrun = \"touch /var/tmp/fault-last\"\ncreates = \"/var/tmp/fault-last\"\n",
+				at: "[ -e " + confD + "51-fault.conf ]",
+			}
+			b, r, before := c.during(t, host, func(*bench) {})
+			at := time.Now()
+			reboots(t, host, power)
+			up := time.Since(at)
+			s := r.ends(1)
+			t.Logf("%s", s.stdout)
+			took := time.Since(at)
+			decided(t, host, 25*time.Second)
+			clientLogsIn(t, host)
+			for line := range strings.Lines(unlike(before, whole(t, host))) {
+				if !strings.Contains(line, "/etc/fault-first ") && !strings.Contains(line, ".files ") {
+					t.Errorf("after the boot: %s", line)
+				}
+			}
+			n := b.resumed()
+			clientLogsIn(t, host)
+			look(t, host, "[ -e /var/tmp/fault-last ]")
+			if got := sql(t, host, "SHOW max_connections"); got != "77" {
+				t.Errorf("max_connections is %s", got)
+			}
+			t.Logf("PROOF: PostgreSQL %d, rebooted in the middle of step 2 of 3: up after %v, pgfleet ended after %v, as before that step, and resume finished (%d)\n", v, up.Round(100*time.Millisecond), took.Round(100*time.Millisecond), n)
+		})
+	}
+}
+
+// A standby that reboots while it is restarted: its primary, which waits for it, is
+// left alone.
+func TestLabStandbyReboots(t *testing.T) {
+	t.Run("postgres-15", func(t *testing.T) {
+		served(t, "primary", "standby")
+		b := newBench(t, "\n[[task]]\nname = \"Connections\"\nkind = \"settings\"\nfile = \"50-fault.conf\"\nsettings = { max_connections = \"120\" }\n\n[[task]]\nname = \"PostgreSQL\"\nkind = \"service\"\n"+declaredClient, "primary", "standby")
+		streams := func() {
+			until(t, "primary", "[ \"$(cd /; runuser -u postgres -- psql -XAtqc \"SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'\")\" = 1 ]")
+		}
+		streams()
+		caughtUp(t)
+		u := untouchedYet(t, "primary")
+		before := whole(t, "standby")
+		come := moment(t, "standby", "", "grep -q 'fast shutdown request' "+logFile("standby"))
+		r := b.begins("apply", "--yes", "--dead-man", "5s")
+		come(r)
+		at := time.Now()
+		reboots(t, "standby", false)
+		s := r.ends(1)
+		t.Logf("%s", s.stdout)
+		took := time.Since(at)
+		decided(t, "standby", 25*time.Second)
+		u.by(s, "standby: ", "left alone, because standby of its cluster is in trouble")
+		streams()
+		clientLogsIn(t, "standby")
+		if after := whole(t, "standby"); after != before {
+			t.Errorf("the standby is not as before:\n%s", unlike(before, after))
+		}
+		n := b.resumed()
+		streams()
+		for _, h := range []string{"standby", "primary"} {
+			clientLogsIn(t, h)
+			if got := sql(t, h, "SHOW max_connections"); got != "120" {
+				t.Errorf("%s: max_connections is %s", h, got)
+			}
+		}
+		t.Logf("PROOF: a standby rebooted while it was restarted: pgfleet ended after %v, the primary was not touched, and resume finished (%d)\n", took.Round(100*time.Millisecond), n)
+	})
+}
