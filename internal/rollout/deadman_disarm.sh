@@ -14,7 +14,9 @@ if grep -qxF "run $run" "$undo/fired.note" 2>/dev/null; then # it could not put 
 	exit 5
 fi
 if [ -n "$more" ]; then
-	touch "$undo/armed.note" && exec systemctl restart "$timer.timer"
+	# systemctl has exit statuses of its own, such as 5 where there is no timer any
+	# more, because the host is shutting down.
+	touch "$undo/armed.note" && systemctl restart "$timer.timer" && exit 0
 	exit 1
 fi
 rm -rf -- "$undo.new"
