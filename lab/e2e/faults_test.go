@@ -3,21 +3,80 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/pgfleet/pgfleet/transport/sshtest"
 )
+
+// A fault is something that goes wrong in the middle of an apply, on a host.
+type fault struct {
+	host, name string
+	always     bool // not only in a soak
+	run        func(t *testing.T, host string)
+}
+
+// faults are all of them. Those that always run are spread over the versions.
+func faults() []fault {
+	var list []fault
+	for _, v := range versions() {
+		host := fmt.Sprintf("pg%d", v)
+		add := func(name string, run func(t *testing.T, host string), always ...int) {
+			list = append(list, fault{host, name, slices.Contains(always, v), run})
+		}
+		for i, c := range changes() {
+			one := versions()[i%len(versions())]
+			add("network cut/"+c.name, func(t *testing.T, host string) { c.cut(t, host, false) }, one)
+			add("network silent/"+c.name, func(t *testing.T, host string) { c.cut(t, host, true) }, map[string]int{"reload": 17, "transaction": 18}[c.name])
+		}
+		add("network cut anywhere", cutAnywhere)
+		add("disk full/configuration", fullConfiguration, 15)
+		add("disk full/copies", fullCopies, 17)
+		add("disk full/trial", fullTrial)
+		add("disk full/put back by the host", noRoomForTheHost, 13)
+		add("disk full/put back by pgfleet", noRoomForUs, 17)
+		add("read-only/etc", readOnlyEtc, 15)
+		add("read-only/data directory", readOnlyData, 18)
+		add("reboot", func(t *testing.T, host string) { rebooted(t, host, reboots) }, 13, 17)
+		add("loss of power", func(t *testing.T, host string) { rebooted(t, host, losesPower) }, 15)
+		add("away", func(t *testing.T, host string) { rebooted(t, host, nil) }, 18)
+	}
+	for i, c := range packages() {
+		list = append(list, fault{"noforward", "network cut/" + c.name, i == 0, func(t *testing.T, host string) {
+			t.Cleanup(func() { look(t, host, "dpkg --configure -a; dpkg -P postgresql-15-pgaudit") })
+			c.cut(t, host, false)
+		}})
+	}
+	return append(list, fault{"standby", "reboot of a standby", true, standbyReboots})
+}
+
+// Whatever goes wrong in the middle of an apply: each host is as before or as
+// wanted within the dead-man's time, the declared client can log in, and resume
+// finishes. The hosts are worked on at the same time.
+func TestLabFaults(t *testing.T) {
+	chains := map[string][]fault{}
+	for _, f := range faults() {
+		if f.always || os.Getenv("PGFLEET_SOAK") != "" {
+			chains[f.host] = append(chains[f.host], f)
+		}
+	}
+	var group sync.WaitGroup
+	for _, chain := range chains {
+		group.Go(func() {
+			for _, f := range chain {
+				t.Run(fmt.Sprintf("%s/postgres-%d", f.name, fleet.lab.Host(f.host).Postgres), func(t *testing.T) { f.run(t, f.host) })
+			}
+		})
+	}
+	group.Wait()
+}
 
 // appLogin is the declared client's: it can log in whatever happens.
 const appLogin = "dbname=postgres user=app password=pw-Fault4Rq_unsaid"
@@ -152,50 +211,9 @@ func (b *bench) through(host string) *sshtest.Proxy {
 	return p
 }
 
-// A running is an apply that was started and not waited for.
-type running struct {
-	b    *bench
-	cmd  *exec.Cmd
-	out  bytes.Buffer
-	done chan struct{}
-}
-
-func (b *bench) begins(args ...string) *running {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	r := &running{b: b, done: make(chan struct{})}
-	r.cmd = b.command(ctx, args...)
-	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.out
-	if err := r.cmd.Start(); err != nil {
-		b.t.Fatal(err)
-	}
-	go func() {
-		_ = r.cmd.Wait()
-		cancel()
-		close(r.done)
-	}()
-	b.t.Cleanup(func() {
-		_ = r.cmd.Process.Signal(syscall.SIGKILL)
-		<-r.done
-	})
-	return r
-}
-
-// ends waits for its end and returns what it has said.
-func (r *running) ends(code int) said {
-	r.b.t.Helper()
-	start := time.Now()
-	<-r.done
-	s := said{r.out.String(), "", r.cmd.ProcessState.ExitCode(), time.Since(start)}
-	if s.code != code {
-		r.b.t.Errorf("pgfleet exited with %d, want %d\n%s", s.code, code, s.stdout)
-	}
-	return s
-}
-
 // moment waits until a condition of the shell holds on a host; before is run
 // first. The one that it returns is to be called once the condition may come true.
-func moment(t *testing.T, host, before, condition string) (come func(r *running)) {
+func moment(t *testing.T, host, before, condition string) (come func(r *started)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
@@ -204,14 +222,14 @@ func moment(t *testing.T, host, before, condition string) (come func(r *running)
 		_, err := fleet.lab.Host(host).Exec(ctx, "cd /\n"+before+"\nuntil "+condition+"; do sleep 0.002; done")
 		result <- err
 	}()
-	return func(r *running) {
+	return func(r *started) {
 		t.Helper()
 		select {
 		case err := <-result:
 			if err != nil {
 				t.Fatalf("%v\n%s", err, r.out.String())
 			}
-		case <-r.done:
+		case <-r.ended:
 			t.Fatalf("it ended before the moment had come\n%s", r.out.String())
 		}
 	}
@@ -252,537 +270,4 @@ func (b *bench) resumed() int {
 			b.t.Errorf("what to do is not said:\n%s", s.all())
 		}
 	}
-}
-
-// A change is a kind of change, and a moment in the middle of it.
-type change struct {
-	name, tasks string
-	before, at  string // at is a condition of the shell
-	hold        string // SQL in a transaction of somebody else's, from before until after the cut
-	want        string // what pgfleet says
-}
-
-const (
-	confD = "/etc/postgresql/VERSION/main/conf.d/"
-	undo  = "the host puts the old files back by itself 5s after it last heard of pgfleet, or at the next apply"
-	asks  = "runuser -u postgres -- psql -XAtqc "
-)
-
-// changes are all kinds of them.
-func changes() []change {
-	const service = "\n[[task]]\nname = \"PostgreSQL\"\nkind = \"service\"\n"
-	settings := func(text string) string {
-		return "\n[[task]]\nname = \"Settings\"\nkind = \"settings\"\nfile = \"50-fault.conf\"\nsettings = { " + text + " }\n" + service
-	}
-	return []change{
-		{name: "reload", tasks: settings(`work_mem = "5MB"`), at: "[ -e " + confD + "50-fault.conf ]", want: undo},
-		{name: "hba", tasks: appRules + service, at: "grep -q pgfleet /etc/postgresql/VERSION/main/pg_hba.conf", want: undo},
-		{name: "restart", tasks: settings(`max_connections = "77"`) + appRules, at: "grep -q 'fast shutdown request' /var/log/postgresql/postgresql-VERSION-main.log", want: undo},
-		{
-			name:  "certificate",
-			tasks: "\n[[task]]\nname = \"Certificate\"\nkind = \"certificate\"\nfile = \"server.pem\"\nca = \"ca.pem\"\nca_key = \"file:ca.key\"\n" + settings(`ssl = true, ssl_cert_file = "{{ .Instance.ConfDir }}/server.pem", ssl_key_file = "{{ .Instance.ConfDir }}/server.pem"`),
-			at:    "[ -e /etc/postgresql/VERSION/main/server.pem ]", want: undo,
-		},
-		{
-			name: "unit",
-			tasks: "\n[[task]]\nname = \"Unit\"\nkind = \"file\"\npath = \"/etc/systemd/system/fault.service\"\ncontent = \"[Service]\\nExecStart=/bin/sleep infinity\\n\"\n" +
-				"\n[[task]]\nname = \"It runs\"\nkind = \"service\"\nunit = \"fault.service\"\n",
-			at: "[ -e /etc/systemd/system/fault.service ]",
-		},
-		{
-			name:  "command",
-			tasks: "\n[[task]]\nname = \"Command\"\nkind = \"command\"\nrun = \"touch /run/fault-began; sleep 3; touch /var/tmp/fault-done\"\ncreates = \"/var/tmp/fault-done\"\n",
-			at:    "[ -e /run/fault-began ]",
-		},
-		{
-			name:  "psql",
-			tasks: "\n[[task]]\nname = \"Script\"\nkind = \"psql\"\nscript = \"script.sql\"\nunless = \"SELECT to_regclass('public.second') IS NOT NULL\"\n",
-			at:    asks + "\"SELECT 'now' FROM pg_stat_activity WHERE wait_event = 'PgSleep'\" | grep -q now",
-		},
-		{
-			name: "transaction",
-			tasks: "\n[[task]]\nname = \"Role\"\nkind = \"role\"\nrole = \"fault\"\nmember_of = [\"pg_monitor\"]\nconnection_limit = 7\n" +
-				"\n[[task]]\nname = \"Grant\"\nkind = \"grant\"\ndatabase = \"postgres\"\nto = \"fault\"\nschemas = \"public\"\nprivileges = \"USAGE\"\n",
-			hold: "LOCK pg_auth_members IN SHARE MODE",
-			at:   asks + "\"SELECT 'now' FROM pg_locks WHERE NOT granted\" | grep -q now",
-		},
-		{
-			name:   "database",
-			tasks:  "\n[[task]]\nname = \"Database\"\nkind = \"database\"\ndatabase = \"fault\"\npublic = [\"CONNECT\", \"TEMPORARY\"]\n",
-			before: "n=$(ls /var/lib/postgresql/VERSION/main/base | wc -l)",
-			at:     "[ $(ls /var/lib/postgresql/VERSION/main/base | wc -l) -gt $n ]",
-		},
-	}
-}
-
-// onePackage is the change of a host that has an apt repository.
-var onePackage = change{
-	name:  "package",
-	tasks: "\n[[task]]\nname = \"pgaudit\"\nkind = \"package\"\npackages = [\"postgresql-15-pgaudit\"]\n",
-	at:    "[ -n \"$(ls -A /var/lib/dpkg/updates)\" ]",
-}
-
-const script = "CREATE TABLE public.first (a int);\nSELECT pg_sleep(2);\nCREATE TABLE public.second (a int);\n"
-
-// during starts an apply of a change and returns when it is in the middle of it.
-func (c change) during(t *testing.T, host string, how func(b *bench)) (*bench, *running, string) {
-	t.Helper()
-	served(t, host)
-	b := newBench(t, c.tasks+declaredClient, host)
-	b.withCA()
-	b.write("script.sql", script)
-	how(b)
-	before := whole(t, host)
-	if c.hold != "" {
-		look(t, host, "cd /; nohup setsid runuser -u postgres -- psql -Xqc "+shellQuote("BEGIN; "+c.hold+"; SET application_name = 'holder'; SELECT pg_sleep(50)")+" >/dev/null 2>&1 & sleep 0.5")
-	}
-	version := fmt.Sprint(fleet.lab.Host(host).Postgres)
-	come := moment(t, host, strings.ReplaceAll(c.before, "VERSION", version), strings.ReplaceAll(c.at, "VERSION", version))
-	r := b.begins("apply", "--yes", "--dead-man", "5s")
-	come(r)
-	return b, r, before
-}
-
-// finishes demands that the host is as before or as wanted, and that resume
-// finishes.
-func (c change) finishes(t *testing.T, b *bench, host, before string) (resumes int, wasDone bool) {
-	t.Helper()
-	clientLogsIn(t, host)
-	between := whole(t, host)
-	resumes = b.resumed()
-	clientLogsIn(t, host)
-	after := whole(t, host)
-	if after == before {
-		t.Errorf("nothing has changed in the end, so this proves nothing:\n%s", after)
-	}
-	if between != before && between != after {
-		t.Errorf("the host was half done. Against before:\n%s\nagainst after:\n%s", unlike(before, between), unlike(between, after))
-	}
-	if left := armed(t, host) + look(t, host, "find / -xdev \\( -name '.pgfleet*' -o -name 'pgfleet-trial*' \\) 2>/dev/null || true"); left != "" {
-		t.Errorf("left behind: %s", left)
-	}
-	return resumes, between == after
-}
-
-// The network is cut in the middle of a change, and refuses or swallows everything
-// until pgfleet has given up.
-func (c change) cut(t *testing.T, host string, silent bool) {
-	var p *sshtest.Proxy
-	b, r, before := c.during(t, host, func(b *bench) { p = b.through(host) })
-	at := time.Now()
-	if silent {
-		p.StallAfter(0)
-	} else {
-		p.Refuse()
-	}
-	s := r.ends(1)
-	took := time.Since(at)
-	if most := map[bool]time.Duration{false: 10 * time.Second, true: 30 * time.Second}[silent]; took > most {
-		t.Errorf("it took %v to find out\n%s", took, s.stdout)
-	}
-	t.Logf("%s", s.stdout)
-	wantWords(t, s.stdout, c.want)
-	if c.hold != "" {
-		sql(t, host, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder'")
-	}
-	decided(t, host, 25*time.Second)
-	alone := time.Since(at)
-	p.Mend()
-	resumes, done := c.finishes(t, b, host, before)
-	t.Logf("PROOF: PostgreSQL %d, network cut in the middle of %s: pgfleet gave up after %v, after %v the host was %s, and resume finished (%d)\n", fleet.lab.Host(host).Postgres, c.name,
-		took.Round(100*time.Millisecond), alone.Round(100*time.Millisecond), map[bool]string{false: "as before", true: "as wanted"}[done], resumes)
-}
-
-// The network cut in the middle of each kind of change.
-func TestLabNetworkCut(t *testing.T) {
-	for _, v := range versions() {
-		host := fmt.Sprintf("pg%d", v)
-		t.Run(host, func(t *testing.T) {
-			t.Parallel()
-			for i, c := range changes() {
-				if os.Getenv("PGFLEET_SOAK") == "" && i%len(versions()) != slices.Index(versions(), v) {
-					continue
-				}
-				t.Run(fmt.Sprintf("%s/postgres-%d", c.name, v), func(t *testing.T) { c.cut(t, host, false) })
-			}
-		})
-	}
-	t.Run("noforward", func(t *testing.T) {
-		t.Parallel()
-		t.Run("package/postgres-15", func(t *testing.T) {
-			t.Cleanup(func() { look(t, "noforward", "dpkg --configure -a; dpkg -P postgresql-15-pgaudit") })
-			onePackage.cut(t, "noforward", false)
-		})
-	})
-}
-
-// startedAt is when a host's server started.
-func startedAt(t *testing.T, host string) string {
-	t.Helper()
-	return sql(t, host, "SELECT pg_postmaster_start_time()")
-}
-
-// small puts a file system of few MB in the place of a folder of a host, with what
-// is in the folder.
-func small(t *testing.T, host, dir string, megabytes int) {
-	t.Helper()
-	look(t, host, strings.ReplaceAll("set -e; mkdir -p -m 0755 "+dir+"; cd "+dir+`; d=$PWD; s=$(mktemp -d -p /root); cp -a . $s/; o=size=SIZE,mode=$(stat -c %a .),uid=$(stat -c %u .),gid=$(stat -c %g .)
-mount -t tmpfs -o $o none $d; cp -a $s/. $d/; rm -r $s`, "SIZE", fmt.Sprintf("%dm", megabytes)))
-	t.Cleanup(func() {
-		look(t, host, "cd "+dir+"; s=$(mktemp -d -p /root); rm -f .full; cp -a . $s/; cd /; umount "+dir+"; cp -a $s/. "+dir+"/; rm -r $s")
-	})
-}
-
-// full leaves so many blocks of 4 kB free in the file system of a folder; fewer
-// than 0 are all.
-func full(t *testing.T, host, dir string, blocks int) {
-	t.Helper()
-	look(t, host, fmt.Sprintf(`set -e; cd %s; rm -f .full; [ %[2]d -ge 0 ] || exit 0
-n=$(($(df --output=avail -B4096 . | tail -n 1) - %[2]d)); head -c $((n * 4096)) /dev/zero >.full; [ $(df --output=avail -B4096 . | tail -n 1) = %[2]d ]`, dir, blocks))
-}
-
-// threeFiles change three files of a server's configuration, and restart it.
-const threeFiles = `
-[[task]]
-name = "Memory"
-kind = "settings"
-file = "50-fault.conf"
-settings = { max_connections = "77" }
-
-[[task]]
-name = "More memory"
-kind = "settings"
-file = "51-fault.conf"
-settings = { work_mem = "5MB" }
-` + appRules + `
-[[task]]
-name = "PostgreSQL"
-kind = "service"
-`
-
-// An untouched is a host as it was, for what must change nothing.
-type untouched struct {
-	t                     *testing.T
-	host, before, started string
-}
-
-func untouchedYet(t *testing.T, host string) untouched {
-	t.Helper()
-	return untouched{t, host, whole(t, host), startedAt(t, host)}
-}
-
-// by demands that a run has failed and said why, and has changed nothing.
-func (u untouched) by(s said, words ...string) {
-	u.t.Helper()
-	if s.code != 1 {
-		u.t.Errorf("exit %d\n%s", s.code, s.all())
-	}
-	wantWords(u.t, s.all(), append(words, u.host+": ")...)
-	if after := whole(u.t, u.host); after != u.before {
-		u.t.Errorf("the host is not as before:\n%s\n%s", unlike(u.before, after), s.all())
-	}
-	if now := startedAt(u.t, u.host); now != u.started {
-		u.t.Errorf("the server was restarted\n%s", s.all())
-	}
-	if left := stillArmed(u.t, u.host); left != "" {
-		u.t.Errorf("armed: %s\n%s", left, s.all())
-	}
-	clientLogsIn(u.t, u.host)
-}
-
-// stillArmed is armed, without a file system of the test's own.
-func stillArmed(t *testing.T, host string) string {
-	t.Helper()
-	var lines []string
-	for line := range strings.Lines(armed(t, host)) {
-		if !strings.Contains(line, "var-lib-pgfleet.mount") {
-			lines = append(lines, line)
-		}
-	}
-	return strings.Join(lines, "")
-}
-
-// fullDisk applies with little room in a folder. Each run leaves the host as it
-// was, and says what there is no room for; with room again, the first run is gone
-// on with.
-func fullDisk(t *testing.T, host, tasks, dir string, blocks []int, words ...string) {
-	served(t, host)
-	dir = strings.ReplaceAll(dir, "VERSION", fmt.Sprint(fleet.lab.Host(host).Postgres))
-	b := newBench(t, tasks+declaredClient, host)
-	b.withCA()
-	small(t, host, dir, 64)
-	u := untouchedYet(t, host)
-	for _, n := range blocks {
-		full(t, host, dir, n)
-		s := b.run("apply", "--yes", "--dead-man", "5s")
-		full(t, host, dir, -1)
-		if s.code == 0 {
-			t.Fatalf("%d blocks are enough\n%s", n, s.all())
-		}
-		t.Logf("%d blocks free:\n%s", n, s.all())
-		u.by(s, append(words, "No space left on device")...)
-	}
-	b.resumed()
-	clientLogsIn(t, host)
-	if got := sql(t, host, "SHOW max_connections"); got != "77" {
-		t.Errorf("max_connections is %s", got)
-	}
-	t.Logf("PROOF: PostgreSQL %d, %s full: %d applies failed and changed nothing; with room resume finished\n", fleet.lab.Host(host).Postgres, dir, len(blocks))
-}
-
-// A disk that is full where something has to be written: nothing is half done.
-func TestLabDiskFull(t *testing.T) {
-	for _, c := range []struct {
-		name, dir string
-		v         int
-		blocks    []int
-		words     []string
-	}{
-		{"configuration", "/etc/postgresql/VERSION/main", 15, []int{0, 1, 2}, []string{"/etc/postgresql/15/main/"}},
-		{"copies", "/var/lib/pgfleet", 17, []int{0, 1, 2, 4, 10}, []string{"/var/lib/pgfleet/"}},
-		{"trial", "/tmp", 18, []int{0}, []string{"/tmp/"}},
-	} {
-		t.Run(fmt.Sprintf("%s/postgres-%d", c.name, c.v), func(t *testing.T) {
-			t.Parallel()
-			fullDisk(t, fmt.Sprintf("pg%d", c.v), threeFiles, c.dir, c.blocks, c.words...)
-		})
-	}
-	t.Run("put back by the host/postgres-13", func(t *testing.T) {
-		t.Parallel()
-		noRoomForTheHost(t, "pg13")
-	})
-}
-
-// larger has pg_hba.conf take more room than all that replaces it, in a small file
-// system.
-func larger(t *testing.T, host, dir string) {
-	t.Helper()
-	small(t, host, dir, 1)
-	look(t, host, "yes '# a long comment' | head -n 3000 >>"+dir+"/pg_hba.conf")
-}
-
-// noRoomForTheHost: the network is cut and the disk is full when the host has to
-// put back. It does what it can, the server runs, and with room the rest follows.
-func noRoomForTheHost(t *testing.T, host string) {
-	dir := fmt.Sprintf("/etc/postgresql/%d/main", fleet.lab.Host(host).Postgres)
-	var p *sshtest.Proxy
-	c := change{tasks: threeFiles, at: "grep -q pgfleet /etc/postgresql/VERSION/main/pg_hba.conf"}
-	b, r, before := c.during(t, host, func(b *bench) {
-		larger(t, host, dir)
-		p = b.through(host)
-	})
-	p.Refuse()
-	full(t, host, dir, 0)
-	t.Logf("%s", r.ends(1).stdout)
-	until(t, host, "grep -q '^failed ' /var/lib/pgfleet/undo/*/fired.note && runuser -u postgres -- pg_isready -q")
-	clientLogsIn(t, host)
-	p.Mend()
-	s := b.run("plan")
-	t.Logf("%s", s.all())
-	wantWords(t, s.all(), "it could not do all of it", dir+"/pg_hba.conf", "No space left on device", "the next apply tries again")
-	s = b.want(1, "apply", "--yes")
-	t.Logf("%s", s.all())
-	wantWords(t, s.all(), "No space left on device", "mend that and apply again")
-	clientLogsIn(t, host)
-	full(t, host, dir, -1)
-	b.want(1, "runs", "resume", b.runs()[1].Run, "--yes") // puts back
-	if after := whole(t, host); after != before {
-		t.Errorf("with room, the host is not as before:\n%s", unlike(before, after))
-	}
-	b.resumed()
-	clientLogsIn(t, host)
-}
-
-// noRoomForUs: the disk is full when pgfleet has to put back. The host is left to
-// try again.
-func noRoomForUs(t *testing.T, host string) {
-	dir := fmt.Sprintf("/etc/postgresql/%d/main", fleet.lab.Host(host).Postgres)
-	good := "settings = { max_connections = \"77\" }"
-	c := change{
-		tasks: strings.Replace(threeFiles, good, `settings = { max_connections = "77", listen_addresses = "192.0.2.1" }`, 1),
-		at:    "grep -q pgfleet /etc/postgresql/VERSION/main/pg_hba.conf",
-	}
-	b, r, before := c.during(t, host, func(*bench) { larger(t, host, dir) })
-	full(t, host, dir, 0)
-	s := r.ends(1)
-	t.Logf("%s", s.stdout)
-	wantWords(t, s.stdout, "No space left on device", "putting the old state back failed as well", undo)
-	until(t, host, "runuser -u postgres -- pg_isready -q")
-	clientLogsIn(t, host)
-	full(t, host, dir, -1)
-	b.edit("fleet.toml", ", listen_addresses = \"192.0.2.1\"", "")
-	b.run("apply", "--yes")
-	if after := whole(t, host); after != before {
-		t.Errorf("with room, the host is not as before:\n%s", unlike(before, after))
-	}
-	b.resumed()
-	clientLogsIn(t, host)
-}
-
-// A disk that is full when pgfleet has to put back.
-func TestLabDiskFullAtPutBack(t *testing.T) {
-	for _, v := range []int{15, 17} {
-		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
-			t.Parallel()
-			noRoomForUs(t, fmt.Sprintf("pg%d", v))
-		})
-	}
-}
-
-// readOnly makes a folder of a host one that cannot be written to, until the
-// function that it returns is called. A server that runs in it goes on.
-func readOnly(t *testing.T, host, dir string) (undo func()) {
-	t.Helper()
-	look(t, host, "set -e; mount --bind "+dir+" "+dir+"; mount -o remount,ro,bind "+dir)
-	undo = sync.OnceFunc(func() { look(t, host, "umount "+dir) })
-	t.Cleanup(undo)
-	return undo
-}
-
-// A read-only /etc, or data directory: refused before anything was changed.
-func TestLabReadOnly(t *testing.T) {
-	for _, v := range []int{15, 17} {
-		host := fmt.Sprintf("pg%d", v)
-		t.Run(fmt.Sprintf("etc/postgres-%d", v), func(t *testing.T) {
-			t.Parallel()
-			served(t, host)
-			b := newBench(t, threeFiles+declaredClient, host)
-			b.withCA()
-			u := untouchedYet(t, host)
-			end := readOnly(t, host, "/etc")
-			s := b.run("apply", "--yes")
-			t.Logf("%s", s.all())
-			u.by(s, "Read-only file system", "/etc/")
-			for _, tasks := range []string{
-				changes()[3].tasks,
-				"\n[[task]]\nname = \"File\"\nkind = \"file\"\npath = \"/etc/fault-file\"\ncontent = \"x\"\n",
-				changes()[4].tasks,
-			} {
-				other := newBench(t, tasks+declaredClient, host)
-				other.withCA()
-				s := other.run("apply", "--yes")
-				t.Logf("%s", s.all())
-				u.by(s, "Read-only file system", "/etc/")
-			}
-			end()
-			b.resumed()
-			clientLogsIn(t, host)
-		})
-	}
-	for _, v := range []int{13, 18} {
-		host := fmt.Sprintf("pg%d", v)
-		t.Run(fmt.Sprintf("data/postgres-%d", v), func(t *testing.T) {
-			t.Parallel()
-			served(t, host)
-			sql(t, host, "ALTER SYSTEM SET work_mem = '9MB'")
-			sql(t, host, "SELECT pg_reload_conf()")
-			b := newBench(t, threeFiles+declaredClient, host)
-			until(t, host, "[ \"$(cd /; runuser -u postgres -- psql -XAtqc 'SHOW work_mem')\" = 9MB ]")
-			u := untouchedYet(t, host)
-			end := readOnly(t, host, fmt.Sprintf("/var/lib/postgresql/%d/main", v))
-			s := b.run("apply", "--yes")
-			t.Logf("%s", s.all())
-			u.by(s, "Read-only file system", "postgresql.auto.conf")
-			end()
-			b.resumed()
-			clientLogsIn(t, host)
-		})
-	}
-}
-
-// reboots boots a host again: in order, or as after a loss of power.
-func reboots(t *testing.T, host string, power bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	h := fleet.lab.Host(host)
-	if !power {
-		if err := h.Reboot(ctx); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	if err := h.Kill(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// A host that reboots in the middle of an apply with several steps, while pgfleet
-// goes on: after the boot it is as the steps that were done have left it.
-func TestLabHostReboots(t *testing.T) {
-	for _, v := range versions() {
-		host, power := fmt.Sprintf("pg%d", v), v == 15 || v == 18
-		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
-			t.Parallel()
-			c := change{
-				tasks: "\n[[task]]\nname = \"First\"\nkind = \"file\"\npath = \"/etc/fault-first\"\ncontent = \"x\"\n" + threeFiles +
-					"\n[[task]]\nname = \"Last\"\nkind = \"command\"\nrun = \"touch /var/tmp/fault-last\"\ncreates = \"/var/tmp/fault-last\"\n",
-				at: "[ -e " + confD + "51-fault.conf ]",
-			}
-			b, r, before := c.during(t, host, func(*bench) {})
-			at := time.Now()
-			reboots(t, host, power)
-			up := time.Since(at)
-			s := r.ends(1)
-			t.Logf("%s", s.stdout)
-			took := time.Since(at)
-			decided(t, host, 25*time.Second)
-			clientLogsIn(t, host)
-			for line := range strings.Lines(unlike(before, whole(t, host))) {
-				if !strings.Contains(line, "/etc/fault-first ") && !strings.Contains(line, ".files ") {
-					t.Errorf("after the boot: %s", line)
-				}
-			}
-			n := b.resumed()
-			clientLogsIn(t, host)
-			look(t, host, "[ -e /var/tmp/fault-last ]")
-			if got := sql(t, host, "SHOW max_connections"); got != "77" {
-				t.Errorf("max_connections is %s", got)
-			}
-			t.Logf("PROOF: PostgreSQL %d, rebooted in the middle of step 2 of 3: up after %v, pgfleet ended after %v, as before that step, and resume finished (%d)\n", v, up.Round(100*time.Millisecond), took.Round(100*time.Millisecond), n)
-		})
-	}
-}
-
-// A standby that reboots while it is restarted: its primary, which waits for it, is
-// left alone.
-func TestLabStandbyReboots(t *testing.T) {
-	t.Run("postgres-15", func(t *testing.T) {
-		served(t, "primary", "standby")
-		b := newBench(t, "\n[[task]]\nname = \"Connections\"\nkind = \"settings\"\nfile = \"50-fault.conf\"\nsettings = { max_connections = \"120\" }\n\n[[task]]\nname = \"PostgreSQL\"\nkind = \"service\"\n"+declaredClient, "primary", "standby")
-		streams := func() {
-			until(t, "primary", "[ \"$(cd /; runuser -u postgres -- psql -XAtqc \"SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'\")\" = 1 ]")
-		}
-		streams()
-		caughtUp(t)
-		u := untouchedYet(t, "primary")
-		before := whole(t, "standby")
-		come := moment(t, "standby", "", "grep -q 'fast shutdown request' "+logFile("standby"))
-		r := b.begins("apply", "--yes", "--dead-man", "5s")
-		come(r)
-		at := time.Now()
-		reboots(t, "standby", false)
-		s := r.ends(1)
-		t.Logf("%s", s.stdout)
-		took := time.Since(at)
-		decided(t, "standby", 25*time.Second)
-		u.by(s, "standby: ", "left alone, because standby of its cluster is in trouble")
-		streams()
-		clientLogsIn(t, "standby")
-		if after := whole(t, "standby"); after != before {
-			t.Errorf("the standby is not as before:\n%s", unlike(before, after))
-		}
-		n := b.resumed()
-		streams()
-		for _, h := range []string{"standby", "primary"} {
-			clientLogsIn(t, h)
-			if got := sql(t, h, "SHOW max_connections"); got != "120" {
-				t.Errorf("%s: max_connections is %s", h, got)
-			}
-		}
-		t.Logf("PROOF: a standby rebooted while it was restarted: pgfleet ended after %v, the primary was not touched, and resume finished (%d)\n", took.Round(100*time.Millisecond), n)
-	})
 }
