@@ -143,7 +143,7 @@ func (c change) cut(t *testing.T, host string, silent bool) {
 	}
 	s := r.end(1)
 	took := time.Since(at)
-	if most := map[bool]time.Duration{false: 10 * time.Second, true: 30 * time.Second}[silent]; took > most {
+	if most := map[bool]time.Duration{false: 10 * time.Second, true: 20 * time.Second}[silent]; took > most {
 		t.Errorf("it took %v to find out\n%s", took, s)
 	}
 

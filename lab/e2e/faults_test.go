@@ -205,7 +205,7 @@ func (b *bench) through(host string) *sshtest.Proxy {
 		}
 	}
 	b.write("known", known)
-	b.write("ssh_config", fmt.Sprintf("Host %s\n HostName 127.0.0.1\n Port %s\n ServerAliveInterval 1\n ServerAliveCountMax 3\n", address, port))
+	b.write("ssh_config", fmt.Sprintf("Host %s\n HostName 127.0.0.1\n Port %s\n ConnectTimeout 3\n ServerAliveInterval 1\n ServerAliveCountMax 3\n", address, port))
 	b.edit("fleet.toml", "[ssh]\n", "[ssh]\nconfig = \"ssh_config\"\n")
 	b.edit("fleet.toml", fleet.lab.KnownHosts, "known")
 	return p
