@@ -191,9 +191,23 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 		tags = e.of.Tags
 	}
 	x.all, x.tags = all, tags
-	known, _, err := s.plan(ctx, all, wanted, tags)
+	find := func() ([]rollout.Known, error) {
+		known, _, err := s.plan(ctx, all, wanted, tags)
+		return known, err
+	}
+	if e := x.earlier; e != nil && e.command == "undo" {
+		find = func() ([]rollout.Known, error) { return e.revert(ctx, s, wanted) }
+	}
+	known, err := find()
+	if err == nil && x.putBack(ctx, s, known) {
+		known, err = find()
+	}
 	if err != nil {
 		return nil, err
+	}
+	if e := x.earlier; e != nil && e.command == "undo" {
+		x.showUndo(s, known, wanted)
+		return known, nil
 	}
 	if x.earlier != nil {
 		if x.held, err = x.earlier.hold(known, digester, x.app.mask); err != nil {
@@ -212,6 +226,20 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 		return nil, fmt.Errorf("%w; nothing was changed", err)
 	}
 	return known, nil
+}
+
+// putBack ends what a run that died has left open on the hosts, as they would by
+// themselves a little later, so that it is not in the way of what is planned now.
+// It reports whether there was anything.
+func (x *applying) putBack(ctx context.Context, s *session, known []rollout.Known) bool {
+	s.run.Locking = x.lock
+	said, found := s.run.PutBack(ctx, known)
+	for _, k := range known {
+		if text := said[k.Instance.ID()]; text != "" {
+			x.app.ui.Note(string(k.Instance.ID()) + ": " + clean(text))
+		}
+	}
+	return found
 }
 
 // reviewed returns the instances of a saved plan, and those of them that
@@ -299,7 +327,11 @@ func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results
 		x.app.ui.Print("\n" + renderResults(known, results, x.app.ui.style))
 	}
 	if early != nil {
-		return fmt.Errorf("the rollout has stopped: %w", early)
+		back := ""
+		if id := x.runID(); id != "" {
+			back = "; pgfleet runs undo " + id + " takes back what it did to files"
+		}
+		return fmt.Errorf("the rollout has stopped: %w\nwhat was done stays, and pgfleet apply goes on from there%s", early, back)
 	}
 	for _, r := range results {
 		if r.Status != rollout.Changed && r.Status != rollout.Unchanged {

@@ -126,7 +126,10 @@ func (x *applying) started(s *session, known []rollout.Known, d *secrets.Digeste
 		Fleet: s.fleet.Name, File: file, FileDigest: digest, Limit: x.app.limit, Tags: x.tags,
 	}
 	if x.earlier != nil {
-		started.Command, started.Resumes, started.Plan = x.earlier.command, x.earlier.of.ID, x.earlier.of.Plan
+		started.Command, started.Resumes = x.earlier.command, x.earlier.of.ID
+		if x.earlier.command != "undo" { // which holds to no plan
+			started.Plan = x.earlier.of.Plan
+		}
 	}
 	if x.file != "" {
 		if started.Plan, err = reviewedPlan(x.file); err != nil {

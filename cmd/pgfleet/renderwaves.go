@@ -13,7 +13,7 @@ import (
 // which an apply would go over the hosts; nothing where there is one wave, or
 // nothing is due.
 func renderWaves(fleet *inventory.Fleet, known []rollout.Known, st style) string {
-	if !slices.ContainsFunc(known, func(k rollout.Known) bool { return k.Err == nil && k.Plan != nil && len(k.Plan.Steps) > 0 }) {
+	if !slices.ContainsFunc(known, rollout.Known.Due) {
 		return ""
 	}
 	var b strings.Builder

@@ -22,11 +22,12 @@ beginning as no other run has.`,
 		Example: `  pgfleet runs list
   pgfleet runs show 20261126T035500-k3f9
   pgfleet runs resume 20261126T0355
-  pgfleet runs retry --failed`,
+  pgfleet runs retry --failed
+  pgfleet runs undo 20261126T0355`,
 		Args: a.noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.runsListCommand(), a.runsShowCommand(), a.runsResumeCommand(), a.runsRetryCommand())
+	cmd.AddCommand(a.runsListCommand(), a.runsShowCommand(), a.runsResumeCommand(), a.runsRetryCommand(), a.runsUndoCommand())
 	return cmd
 }
 

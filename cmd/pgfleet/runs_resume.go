@@ -139,6 +139,10 @@ func (x *applying) nothingLeft(e *earlier) error {
 		})
 	}
 	text := fmt.Sprintf("the run %s finished everywhere; nothing is left to do", e.of.ID)
+	if e.command == "undo" {
+		x.app.ui.Print(fmt.Sprintf("the run %s changed nothing; nothing is to be undone", e.of.ID))
+		return nil
+	}
 	if left := e.of.Those(func(h journal.Instance) bool { return !h.Well() }); len(left) > 0 {
 		text = fmt.Sprintf("the run %s failed nowhere; it did not finish %s: pgfleet runs resume %s", e.of.ID, idList(left), e.of.ID)
 	}
@@ -169,9 +173,10 @@ func (e *earlier) chosen(s *session, d *secrets.Digester) (all, wanted []invento
 		}
 	}
 	if len(wanted) == 0 {
-		return nil, nil, &inputError{fmt.Errorf("the run %s did not finish %s, and none of that is meant by --limit %q or in %s", e.of.ID, idList(e.instances), s.app.limit, s.fleet.Path)}
+		did := map[bool]string{false: "did not finish", true: "changed"}[e.command == "undo"]
+		return nil, nil, &inputError{fmt.Errorf("the run %s %s %s, and none of that is meant by --limit %q or in %s", e.of.ID, did, idList(e.instances), s.app.limit, s.fleet.Path)}
 	}
-	verb := map[string]string{"resume": "resuming", "retry": "retrying"}[e.command]
+	verb := map[string]string{"resume": "resuming", "retry": "retrying", "undo": "undoing"}[e.command]
 	ui.Note(fmt.Sprintf("%s run %s of the fleet %s, begun %s by %s: %s", verb, e.of.ID, clean(e.of.Fleet), localTime(e.of.Began), clean(e.of.Who), idList(e.instances)))
 	if len(gone) > 0 {
 		ui.Note(fmt.Sprintf("left out, because %s does not have them any more: %s", s.fleet.Path, idList(gone)))
@@ -180,7 +185,7 @@ func (e *earlier) chosen(s *session, d *secrets.Digester) (all, wanted []invento
 	if err != nil {
 		return nil, nil, err
 	}
-	if digest != e.of.FileDigest {
+	if digest != e.of.FileDigest && e.command != "undo" {
 		ui.Note(fmt.Sprintf("%s is not as it was when that run began; what it says now is what is planned", s.fleet.Path))
 	}
 	return all, wanted, nil

@@ -24,7 +24,7 @@ const (
 // Started is the data of the first record: who runs what.
 type Started struct {
 	Pgfleet    string        `json:"pgfleet"` // the version
-	Command    string        `json:"command"` // "apply", "resume" or "retry"
+	Command    string        `json:"command"` // "apply", "resume", "retry" or "undo"
 	Resumes    string        `json:"resumes,omitempty"`
 	Who        string        `json:"who"` // user@machine
 	PID        int           `json:"pid"`

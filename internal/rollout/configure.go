@@ -93,7 +93,7 @@ func (x *executor) configure(ctx context.Context) error {
 		err = x.streams(ctx, wasStreaming)
 	}
 	if err == nil {
-		err = dead.disarm(ctx, x.conn)
+		err = dead.succeed(ctx, x.conn)
 	}
 	if err == nil {
 		// A reload proves little of what only a restart applies: until one has

@@ -63,6 +63,8 @@ type undo struct {
 type deadMan struct {
 	conn    transport.Conn
 	names   string // the variables of the scripts
+	history string // the folder on the host that the copies go to when all is well
+	verb    string // what has the server take the old files over
 	run     string
 	cancel  context.CancelCauseFunc
 	stop    chan struct{}
@@ -106,14 +108,10 @@ func (x *executor) undoConfiguration(s *swap, certs []*stagedCertificate, activa
 	return u
 }
 
-// undoFiles is the undo of a step of other files, and empty where those have no
-// effect before something else is done.
+// undoFiles is the undo of a step of other files.
 func (x *executor) undoFiles(s *swap) undo {
 	u := undo{unit: x.instance.Unit()}
 	u.units(x.step)
-	if !u.daemon && len(u.others) == 0 {
-		return undo{}
-	}
 	for _, f := range s.before {
 		u.paths = append(u.paths, f.Path)
 	}
@@ -144,7 +142,7 @@ func (x *executor) arm(ctx context.Context, u undo) (context.Context, *deadMan, 
 	if len(u.earlier) == 0 && len(u.paths) == 0 {
 		return ctx, nil, nil
 	}
-	d := &deadMan{conn: x.conn, run: rand.Text(), stop: make(chan struct{})}
+	d := &deadMan{conn: x.conn, run: rand.Text(), verb: u.verb, history: tasks.HistoryDir(x.instance, x.run.id()), stop: make(chan struct{})}
 	length := x.run.deadMan()
 	d.names = undoNames(x.instance, d.run, length)
 	script, stdin := armCommand(x.instance, d.names, u)
@@ -201,9 +199,18 @@ func (d *deadMan) release() {
 	d.stopped.Wait()
 }
 
-// disarm ends the undo: what the step did is to stay. The error is a firedError
-// if the host was faster.
-func (d *deadMan) disarm(ctx context.Context, conn transport.Conn) error {
+// succeed ends the undo: what the step did is to stay, and the copies are kept for
+// whoever wants to take it back later. The error is a firedError if the host was
+// faster.
+func (d *deadMan) succeed(ctx context.Context, conn transport.Conn) error {
+	if d == nil {
+		return nil
+	}
+	return d.disarm(ctx, conn, d.history)
+}
+
+// disarm ends the undo. With a folder in history the copies are kept there.
+func (d *deadMan) disarm(ctx context.Context, conn transport.Conn, history string) error {
 	if d == nil {
 		return nil
 	}
@@ -213,7 +220,7 @@ func (d *deadMan) disarm(ctx context.Context, conn transport.Conn) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, firingTimeout)
 	defer cancel()
-	err := d.ask(ctx, conn, "more=\n")
+	err := d.ask(ctx, conn, fmt.Sprintf("more= history=%s verb=%s\n", transport.Quote(history), transport.Quote(d.verb)))
 	if _, fired := errors.AsType[*firedError](err); fired {
 		d.fired = err
 	}
@@ -284,7 +291,7 @@ func (x *executor) settle(ctx context.Context, d *deadMan, why error) error {
 	case ok: // the host has all that it takes to do better
 		err = half
 	default:
-		err = d.disarm(context.WithoutCancel(ctx), x.conn)
+		err = d.disarm(context.WithoutCancel(ctx), x.conn, "")
 	}
 	if _, fired := errors.AsType[*firedError](err); fired {
 		if _, said := errors.AsType[*firedError](why); said {
@@ -299,26 +306,62 @@ func (x *executor) settle(ctx context.Context, d *deadMan, why error) error {
 }
 
 // fire has the host put back now what an earlier run left open, and returns what
-// came of that as the reason why the plan does not hold any more.
-func (r *Run) fire(ctx context.Context, in inventory.Instance, conn transport.Conn) error {
+// came of that. The error is why it could not.
+func (r *Run) fire(ctx context.Context, in inventory.Instance, conn transport.Conn) (tasks.Undo, error) {
 	ctx, cancel := context.WithTimeout(ctx, firingTimeout)
 	defer cancel()
 	dir := transport.Quote(tasks.UndoDir(in))
 	script := "cd " + dir + " 2>/dev/null || exit 0; [ ! -e restore ] || sh ./restore run >/dev/null 2>&1; cat fired.note 2>/dev/null; [ ! -e restore ]"
 	out, err := conn.Run(ctx, transport.Command{Script: script, User: "root"})
 	if err != nil {
-		return fmt.Errorf("a step of an earlier run is open on the host, and it could not be made to put the old files back: %w", err)
+		return tasks.Undo{}, fmt.Errorf("a step of an earlier run is open on the host, and it could not be made to put the old files back: %w", err)
 	}
 	u := tasks.ParseUndo(string(out.Stdout))
 	switch {
 	case out.ExitCode != 0 && u.Fired.IsZero():
-		return fmt.Errorf("a step of an earlier run is open on the host, and it could not put the old files back: %s", message(out))
+		return u, fmt.Errorf("a step of an earlier run is open on the host, and it could not put the old files back: %s", message(out))
 	case out.ExitCode != 0:
-		return fmt.Errorf("%s; mend that and apply again, or remove %s on the host to leave the files as they are", u, tasks.UndoDir(in))
-	case u.Fired.IsZero():
-		return errors.New("a step of another run was open when this was planned, and has ended since; plan again")
+		return u, fmt.Errorf("%s; mend that and apply again, or remove %s on the host to leave the files as they are", u, tasks.UndoDir(in))
 	}
-	return fmt.Errorf("%s; what was planned does not hold any more: apply again", u)
+	return u, nil
+}
+
+// PutBack has those hosts put the old files back now on which a run that died has
+// left a step open, so that what is planned after it holds. It takes their leases
+// for that; a host that somebody else is at is left to them. It returns what came
+// of it by instance, and reports whether anything was there to be put back.
+func (r *Run) PutBack(ctx context.Context, known []Known) (said map[inventory.InstanceID]string, any bool) {
+	var open []Known
+	for _, k := range known {
+		if leftOpen(k) {
+			open = append(open, Known{Instance: k.Instance, State: k.State})
+		}
+	}
+	if open == nil {
+		return nil, false
+	}
+	giveBack, refused := r.takeLeases(ctx, nil, open)
+	if refused != nil {
+		return nil, false
+	}
+	defer giveBack()
+	said = map[inventory.InstanceID]string{}
+	for _, k := range open {
+		conn, err := r.Conn(ctx, k.Instance.Host)
+		var u tasks.Undo
+		if err == nil {
+			u, err = r.fire(ctx, k.Instance, conn)
+			conn.Refresh() // the server may have been restarted
+		}
+		switch {
+		case err != nil:
+			said[k.Instance.ID()] = err.Error()
+		case !u.Fired.IsZero():
+			said[k.Instance.ID()] = u.String()
+			r.forget(ctx, k.Instance, conn)
+		}
+	}
+	return said, true
 }
 
 // forget removes the note of an undo that the user has been told of.
@@ -337,7 +380,14 @@ func (r *Run) undone(ctx context.Context, k Known, conn transport.Conn) error {
 	switch {
 	case err != nil: // the plan says so, and a step that is open is found by arm
 	case u.Armed:
-		return r.fire(ctx, k.Instance, conn)
+		back, err := r.fire(ctx, k.Instance, conn)
+		if err == nil && back.Fired.IsZero() {
+			return errors.New("a step of another run was open when this was planned, and has ended since; plan again")
+		}
+		if err == nil {
+			err = fmt.Errorf("%s; what was planned does not hold any more: apply again", back)
+		}
+		return err
 	case !u.Fired.IsZero():
 		r.forget(ctx, k.Instance, conn)
 	}

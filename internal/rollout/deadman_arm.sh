@@ -61,6 +61,9 @@ absent() { entry "$1"; } # PATH
 finish() {
 	printf 'run %s\nseconds %s\n' "$run" "$seconds" | put "$undo.new/armed.note" cat &&
 		sync -- "$undo.new"/* "$undo.new" && mv -T -- "$undo.new" "$undo" && sync -- "$base" "${base%/*}" || exit 1
+	# One may be left of a step whose copies somebody has removed.
+	systemctl stop "$timer.timer" "$timer.service" 2>/dev/null
+	systemctl reset-failed "$timer.timer" "$timer.service" 2>/dev/null
 	# A timer that systemd-run makes is gone after a reboot; the unit is not.
 	printf %s "$unit_file" | put "$service" cat && chmod 0644 "$service" && mkdir -p -m 0755 "${wants%/*}" && ln -sfn "../${service##*/}" "$wants" &&
 		sync -- "$service" "${wants%/*}" "${service%/*}" || exit 1

@@ -57,8 +57,17 @@ back() {
 
 main() {
 	exec 9<"$base" && flock 9 || exit 1
-	# Disarmed, or done already, by who had the lock before.
-	[ -e "$undo/restore" ] && grep -qxF "run $run" "$undo/armed.note" || exit 0
+	while :; do
+		# Disarmed, or done already, by who had the lock before.
+		[ -e "$undo/restore" ] && grep -qxF "run $run" "$undo/armed.note" || exit 0
+		[ "$by" = timer ] || break
+		# Put off, by who had it.
+		age=$(($(date +%s) - $(stat -c %Y -- "$undo/armed.note")))
+		if [ $age -lt 0 ] || [ $age -ge $((seconds - 1)) ]; then break; fi
+		flock -u 9
+		sleep $((seconds - age))
+		flock 9
+	done
 	# Somebody starts multi-user.target again, which is no boot.
 	if [ "$by" = boot ] && systemctl is-active --quiet -- "$unit"; then exit 0; fi
 	failed=

@@ -225,7 +225,7 @@ func (x *executor) replaceFiles(ctx context.Context) error {
 		}
 	}
 	if err == nil {
-		err = dead.disarm(ctx, x.conn)
+		err = dead.succeed(ctx, x.conn)
 	}
 	if err == nil {
 		return nil

@@ -20,7 +20,6 @@ import (
 
 	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/inventory"
-	"github.com/pgfleet/pgfleet/tasks"
 	"github.com/pgfleet/pgfleet/transport"
 )
 
@@ -111,8 +110,7 @@ type lease struct {
 func changing(known []Known) []*inventory.Host {
 	var hosts []*inventory.Host
 	for _, k := range known {
-		due := k.Err == nil && k.Plan != nil && slices.ContainsFunc(k.Plan.Steps, func(s tasks.Step) bool { return !waits(s) && !proves(s) })
-		if due || leftOpen(k) {
+		if k.Due() || leftOpen(k) {
 			hosts = append(hosts, k.Instance.Host)
 		}
 	}

@@ -165,7 +165,7 @@ func (a *rolling) wave(ctx context.Context, w Wave, n, of int) error {
 	}
 	var failed []inventory.InstanceID
 	for _, i := range w.Members {
-		if a.known[i].Err == nil && a.results[i].Status == Failed {
+		if a.known[i].Err == nil && trouble(a.results[i]) {
 			failed = append(failed, a.known[i].Instance.ID())
 		}
 	}
@@ -256,9 +256,10 @@ func (a *rolling) instance(ctx context.Context, i int) {
 	a.keep(i, w)
 }
 
-// trouble reports whether a result uses the budget up.
+// trouble reports whether a result uses the budget up, and keeps the others of
+// its cluster from being begun.
 func trouble(r Result) bool {
-	return r.Status == Failed || r.Status == Unreachable || r.Status == NoAccess
+	return r.Status == Failed || r.Status == Refused || r.Status == Unreachable || r.Status == NoAccess
 }
 
 // keep takes over what became of an instance.
@@ -320,7 +321,7 @@ func (a *rolling) leaveAlone(why error) {
 			continue
 		}
 		w := &instanceRun{run: a.run, known: k, stop: a.stop, start: time.Now(), result: &a.results[i]}
-		if k.Err != nil {
+		if k.Err != nil || len(k.Plan.Steps) == 0 {
 			w.begin(context.Background())
 		} else {
 			a.results[i] = Result{Instance: k.Instance.ID(), Status: Stopped, Steps: len(k.Plan.Steps), Err: why}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/pgfleet/pgfleet/inventory"
+	"github.com/pgfleet/pgfleet/tasks"
 )
 
 // A Wave is a set of instances that is carried out, and looked at, before the
@@ -19,8 +20,9 @@ type Wave struct {
 // says: the canary, and then batches of hosts, of which the last size repeats.
 // Percentages are of the hosts that have something due. All instances of a host
 // are in one wave, and no member of a replication cluster comes in a later wave
-// than one that has to wait for it. Instances of which nothing is due are in the
-// first wave, and do not count. The error says why no such order exists.
+// than one that has to wait for it. Hosts on which nothing is to be done but to
+// check, or to wait for what comes by replication, are in the last wave, and do
+// not count. The error says why no such order exists.
 func Waves(known []Known, r inventory.Rollout) ([]Wave, error) {
 	hosts, err := hostOrder(known, r)
 	if err != nil {
@@ -49,7 +51,10 @@ func Waves(known []Known, r inventory.Rollout) ([]Wave, error) {
 	}
 	for i := range known {
 		host := known[i].Instance.Host.Name
-		at := max(0, slices.IndexFunc(waves, func(w Wave) bool { return slices.Contains(w.Hosts, host) }))
+		at := slices.IndexFunc(waves, func(w Wave) bool { return slices.Contains(w.Hosts, host) })
+		if at < 0 {
+			at = len(waves) - 1
+		}
 		waves[at].Members = append(waves[at].Members, i)
 	}
 	return waves, nil
@@ -78,9 +83,13 @@ func meant(known []Known, host string, selectors []inventory.Selector) bool {
 }
 
 func hostDue(known []Known, host string) bool {
-	return slices.ContainsFunc(known, func(k Known) bool {
-		return k.Instance.Host.Name == host && k.Err == nil && k.Plan != nil && len(k.Plan.Steps) > 0
-	})
+	return slices.ContainsFunc(known, func(k Known) bool { return k.Instance.Host.Name == host && k.Due() })
+}
+
+// Due reports whether something is to be done on the instance, more than to check
+// and to wait for what comes by replication.
+func (k Known) Due() bool {
+	return k.Err == nil && k.Plan != nil && slices.ContainsFunc(k.Plan.Steps, func(s tasks.Step) bool { return !waits(s) && !proves(s) })
 }
 
 // hostOrder returns the hosts in the order in which they are worked on: the

@@ -88,6 +88,7 @@ func TestLabDriftToTheLetter(t *testing.T) {
 	}
 	for _, v := range all {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			b := newGuide(t, host)
 			b.want(0, "apply", "--yes")

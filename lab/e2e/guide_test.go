@@ -111,6 +111,7 @@ func plannedBy(t *testing.T, stdout string) []planned {
 func TestLabGuide(t *testing.T) {
 	for _, v := range versions() {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			b := newGuide(t, host)
 			sql(t, host, "ALTER ROLE postgres PASSWORD 'by hand'")

@@ -94,6 +94,7 @@ WantedBy=multi-user.target
 func TestLabEveryKind(t *testing.T) {
 	for _, v := range versions() {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			look(t, host, "rm -f /var/tmp/pgfleet-e2e; systemctl disable --now pgfleet-e2e 2>/dev/null; rm -f /etc/pgfleet-e2e.conf /etc/systemd/system/pgfleet-e2e.service; systemctl daemon-reload; cd /; runuser -u postgres -- psql -Xqc 'DROP DATABASE IF EXISTS appdb' -c 'DROP ROLE IF EXISTS appuser'")

@@ -74,6 +74,7 @@ func says(t *testing.T, s said, words ...string) {
 func TestLabLockout(t *testing.T) {
 	for _, v := range versions() {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			applications(t, host)

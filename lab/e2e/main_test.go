@@ -199,6 +199,7 @@ if [ ! -d /root/etc-postgresql ]; then
 	p -c "SELECT quote_literal(rolname) FROM pg_roles WHERE rolname !~ '^pg_'" | paste -sd, >/root/roles
 	exit 0
 fi
+systemctl stop 'pgfleet-undo-*' # of a test that killed pgfleet
 rm -rf /etc/postgresql/*; cp -a /root/etc-postgresql/. /etc/postgresql/
 rm -rf /var/lib/pgfleet/*
 cp -a /root/postgresql.auto.conf $d/

@@ -69,6 +69,7 @@ func serverLog(t *testing.T, host string) string {
 func TestLabPlanChangesNothingAndApplyMakesIt(t *testing.T) {
 	for _, v := range versions() {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			b := newBench(t, serverTasks, host)

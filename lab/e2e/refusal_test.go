@@ -63,6 +63,7 @@ func TestLabRefused(t *testing.T) {
 func TestLabPutBackAfterAFailedRestart(t *testing.T) {
 	for _, v := range []int{15, 17} {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			conf := fmt.Sprintf("/etc/postgresql/%d/main", v)

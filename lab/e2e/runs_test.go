@@ -134,6 +134,7 @@ func (b *bench) killedWhile(phase string, hosts int, args ...string) {
 func TestLabResumed(t *testing.T) {
 	for _, v := range []int{15, 17} {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			hosts := []string{fmt.Sprintf("pg%d", v), fmt.Sprintf("pg%d", map[int]int{15: 13, 17: 18}[v])}
 			fresh(t, hosts...)
 			remove := func() {

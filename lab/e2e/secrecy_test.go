@@ -66,6 +66,7 @@ true`)
 func TestLabNothingIsSaidOfPasswords(t *testing.T) {
 	for _, v := range []int{13, 17} {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			b := newDeclared(t, host)
 			b.edit("fleet.toml", `file = "30-audit.conf"`, "file = \"30-audit.conf\"\nlog = \"all\"")

@@ -66,6 +66,7 @@ func TestLabRefusedBeforeAnything(t *testing.T) {
 func TestLabTableLockedForItself(t *testing.T) {
 	for _, v := range []int{13, 17} {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			run := func(query string) string {
@@ -115,6 +116,7 @@ func TestLabTableLockedForItself(t *testing.T) {
 func TestLabRoleGoesWithWhatItOwns(t *testing.T) {
 	for _, v := range []int{13, 17} {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			look(t, host, `cd /; runuser -u postgres -- psql -Xq -v ON_ERROR_STOP=1 <<'END'
@@ -240,6 +242,7 @@ exact = true
 func TestLabScripts(t *testing.T) {
 	for _, v := range []int{13, 17} {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			b := newBench(t, scripts, host)

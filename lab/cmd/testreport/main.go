@@ -102,7 +102,7 @@ func (r *report) onLab(ctx context.Context) error {
 	var group errgroup.Group
 	for i, packages := range lanes {
 		group.Go(func() error {
-			args := append([]string{"test", "-json", "-tags", "lab", "-count=1", "-p", "1", "-timeout", "85m", "-run", "^TestLab"}, packages...)
+			args := append([]string{"test", "-json", "-tags", "lab", "-count=1", "-p", "1", "-parallel", "4", "-timeout", "85m", "-run", "^TestLab"}, packages...)
 			return r.goTest(ctx, fmt.Sprintf("on the lab's hosts, lane %d", i+1), bridge(i), args...)
 		})
 	}
