@@ -159,6 +159,28 @@ func (c change) cut(t *testing.T, host string, silent bool) {
 		took.Round(100*time.Millisecond), alone.Round(100*time.Millisecond), map[bool]string{false: "as before", true: "as wanted"}[done], resumes)
 }
 
+// blinks cuts the network for a moment: pgfleet comes back and puts back itself,
+// before the host would.
+func blinks(t *testing.T, host string) {
+	var p *sshtest.Proxy
+	c := changes()[0]
+	b, r, before := c.during(t, host, func(b *bench) { p = b.through(host) })
+	p.Refuse()
+	time.AfterFunc(1500*time.Millisecond, p.Mend)
+	s := r.end(1)
+	wantWords(t, s, "trying to connect again", "everything was put back")
+	if strings.Contains(s, "by itself") {
+		t.Errorf("the host was faster:\n%s", s)
+	}
+	if left := armed(t, host); left != "" {
+		t.Errorf("still armed: %s", left)
+	}
+	if now := whole(t, host); now != before {
+		t.Errorf("not as before:\n%s", unlike(before, now))
+	}
+	c.finishes(t, b, host, before)
+}
+
 // cutAnywhere cuts the network at points spread over a run of several steps.
 func cutAnywhere(t *testing.T, host string) {
 	points := 12
@@ -172,7 +194,7 @@ func cutAnywhere(t *testing.T, host string) {
 		}
 		return strings.Join(lines, "")
 	}
-	var whole1 time.Duration
+	var length time.Duration
 	for i := range points + 1 {
 		served(t, host)
 		b := newBench(t, tasks+declaredClient, host)
@@ -183,10 +205,10 @@ func cutAnywhere(t *testing.T, host string) {
 		r := b.start("apply", "--yes", "--dead-man", "5s")
 		if i == 0 {
 			r.end(0)
-			whole1 = time.Since(at)
+			length = time.Since(at)
 			continue
 		}
-		time.Sleep(whole1 * time.Duration(i) / time.Duration(points+1))
+		time.Sleep(length * time.Duration(i) / time.Duration(points+1))
 		if i%2 == 0 {
 			p.StallAfter(0)
 		} else {
@@ -211,5 +233,5 @@ func cutAnywhere(t *testing.T, host string) {
 			t.Errorf("cut at %d of %d, the host was half done. Against before:\n%s\nagainst after:\n%s\n%s", i, points, unlike(before, between), unlike(between, after), r.out.String())
 		}
 	}
-	t.Logf("PROOF: PostgreSQL %d, network cut at %d points over %v: each time as before or as wanted, and finished\n", fleet.lab.Host(host).Postgres, points, whole1.Round(100*time.Millisecond))
+	t.Logf("PROOF: PostgreSQL %d, network cut at %d points over %v: each time as before or as wanted, and finished\n", fleet.lab.Host(host).Postgres, points, length.Round(100*time.Millisecond))
 }

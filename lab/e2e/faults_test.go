@@ -36,6 +36,7 @@ func faults() []fault {
 			add("network cut/"+c.name, func(t *testing.T, host string) { c.cut(t, host, false) }, one)
 			add("network silent/"+c.name, func(t *testing.T, host string) { c.cut(t, host, true) }, map[string]int{"reload": 17, "transaction": 18}[c.name])
 		}
+		add("network cut for a moment", blinks, 13)
 		add("network cut anywhere", cutAnywhere)
 		add("disk full/configuration", fullConfiguration, 15)
 		add("disk full/copies", fullCopies, 17)

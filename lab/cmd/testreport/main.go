@@ -31,7 +31,7 @@ import (
 // expected is how many tests at least name a version in their path, as
 // TestLab…/postgres-15. Raise it with the tests.
 func expected() map[int]int {
-	return map[int]int{13: 34, 15: 49, 17: 39, 18: 34}
+	return map[int]int{13: 40, 15: 56, 17: 45, 18: 39}
 }
 
 func main() {
