@@ -53,7 +53,8 @@ func newClient(c ssh.Conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request
 		if err == nil {
 			err = errors.New("the host closed the connection")
 		}
-		cl.end(&Error{Kind: KindUnreachable, Op: "SSH connection", Err: err})
+		cl.end(&Error{Kind: KindUnreachable, Op: "SSH connection", Err: err,
+			Hint: "the host or the network in between went away; what it was doing may still be running there"})
 	}()
 	go cl.watch(o.interval)
 	return cl

@@ -48,8 +48,11 @@ trap 'exit 1' HUP INT TERM PIPE
 # Runs with the rights of the folder's owner; prints the temporary file's name.
 # cp copies what it can of ACLs, extended attributes and the SELinux context.
 stage='
-if [ -n "$5" ] && ! [ -w "${1%/*}/" ]; then echo "a folder above belongs to user $5, who may not write in ${1%/*}" >&2; exit 1; fi
-tmp=$(mktemp -- "${1%/*}/.pgfleet.XXXXXXXXXX") || exit 1
+tmp=$(mktemp -- "${1%/*}/.pgfleet.XXXXXXXXXX" 2>&1) || {
+	case $5:$tmp in ?*:*"Permission denied") tmp="a folder above belongs to user $5, who may not write in ${1%/*}" ;; esac
+	echo "$tmp" >&2
+	exit 1
+}
 trap "rm -f -- \"\$tmp\"" EXIT
 trap "exit 1" HUP INT TERM PIPE
 head -c "$2" >"$tmp" || exit 1

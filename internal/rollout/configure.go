@@ -401,6 +401,9 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 	var last facts.Server
 	for {
 		last, err = x.server(ctx)
+		if gone(err) {
+			return err
+		}
 		if err == nil && before.Reached && shutOut(last) {
 			return fmt.Errorf("the server does not let pgfleet in any more: %s", last.Problem)
 		}

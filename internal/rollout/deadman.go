@@ -283,7 +283,16 @@ func (x *executor) settle(ctx context.Context, d *deadMan, why error) error {
 	if d == nil {
 		return why
 	}
-	err := d.disarm(context.WithoutCancel(ctx), x.conn, "")
+	d.release()
+	err := d.fired
+	half, ok := errors.AsType[*halfDoneError](why)
+	switch {
+	case err != nil:
+	case ok: // the host has all that it takes to do better
+		err = half
+	default:
+		err = d.disarm(context.WithoutCancel(ctx), x.conn, "")
+	}
 	if _, fired := errors.AsType[*firedError](err); fired {
 		if _, said := errors.AsType[*firedError](why); said {
 			return why

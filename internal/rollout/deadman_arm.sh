@@ -19,8 +19,16 @@ clear() {
 trap clear EXIT
 trap 'exit 1' HUP INT TERM PIPE
 rm -rf -- "$undo.new" "$undo" && mkdir -- "$undo.new" || exit 1
+# put FILE writes what COMMAND says, and says which file if it cannot: there may
+# be no room.
+put() { # FILE COMMAND…
+	file=$1
+	shift
+	why=$("$@" 2>&1 >"$file") || fail "$file could not be written: $why"
+}
 receive() { # FILE SIZE
-	head -c "$2" >"$1" && [ "$(stat -c %s -- "$1")" = "$2" ] || fail "the connection ended before all of it had arrived"
+	put "$1" head -c "$2"
+	[ "$(stat -c %s -- "$1")" = "$2" ] || fail "the connection ended before all of it had arrived"
 }
 receive "$undo.new/restore" "$size"
 n=0
@@ -29,7 +37,7 @@ entry() {
 	n=$((n + 1))
 	way "$1" || fail "$1: $why"
 	[ -z "$missing" ] || full=$1
-	printf %s "$full" >"$undo.new/$n.path" || exit 1
+	printf %s "$full" | put "$undo.new/$n.path" cat || exit 1 # of their own, shells say only that it failed
 	old=$undo.new/$n.old
 }
 keep() { # PATH
@@ -39,7 +47,7 @@ keep() { # PATH
 	if [ "$uid" = 0 ]; then
 		cp -a -- "$full" "$old" || exit 1
 	else # what root would copy could be another file by now
-		as cat -- "$full" >"$old" || exit 1
+		put "$old" as cat -- "$full"
 		set -- $(as stat -c '%u:%g %a' -- "$full")
 		chown -- "$1" "$old" && chmod -- "$2" "$old" || exit 1
 	fi
@@ -51,13 +59,13 @@ given() { # PATH SIZE OWNER MODE
 }
 absent() { entry "$1"; } # PATH
 finish() {
-	printf 'run %s\nseconds %s\n' "$run" "$seconds" >"$undo.new/armed.note" &&
+	printf 'run %s\nseconds %s\n' "$run" "$seconds" | put "$undo.new/armed.note" cat &&
 		sync -- "$undo.new"/* "$undo.new" && mv -T -- "$undo.new" "$undo" && sync -- "$base" "${base%/*}" || exit 1
 	# One may be left of a step whose copies somebody has removed.
 	systemctl stop "$timer.timer" "$timer.service" 2>/dev/null
 	systemctl reset-failed "$timer.timer" "$timer.service" 2>/dev/null
 	# A timer that systemd-run makes is gone after a reboot; the unit is not.
-	printf %s "$unit_file" >"$service" && chmod 0644 "$service" && mkdir -p -m 0755 "${wants%/*}" && ln -sfn "../${service##*/}" "$wants" &&
+	printf %s "$unit_file" | put "$service" cat && chmod 0644 "$service" && mkdir -p -m 0755 "${wants%/*}" && ln -sfn "../${service##*/}" "$wants" &&
 		sync -- "$service" "${wants%/*}" "${service%/*}" || exit 1
 	# What kills the script is no reason to leave it at that.
 	systemd-run --quiet --collect --unit="$timer" --on-active="$seconds" --timer-property=AccuracySec=100ms -p Restart=on-abnormal -p RestartSec=1 \

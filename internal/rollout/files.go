@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/internal/secrets"
@@ -260,24 +261,56 @@ func (x *executor) restored(ctx context.Context, why error, undo func(context.Co
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), putBackTimeout)
 	defer cancel()
 	err := undo(back)
-	if err != nil && x.broken(back) {
-		if conn, dialErr := x.run.redial(back, x.instance.Host); dialErr == nil {
+	if err != nil && x.lost(back) != nil {
+		conn, dialErr := x.redialled(ctx, back)
+		if err = dialErr; err == nil {
 			x.conn = conn
 			err = undo(back)
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%w; putting the old state back failed as well: %w", why, x.explained(ctx, err))
+		return &halfDoneError{fmt.Errorf("%w; putting the old state back failed as well: %w", why, x.explained(ctx, err))}
 	}
 	return fmt.Errorf("%w; everything was put back", why)
 }
 
-// broken reports whether the connection does not answer any more.
-func (x *executor) broken(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+// A halfDoneError says that a step failed, and that putting back failed as well.
+type halfDoneError struct{ error }
+
+// Unwrap returns both reasons.
+func (e *halfDoneError) Unwrap() error { return e.error }
+
+// lost returns why the connection has ended, or nil if it has not.
+func (x *executor) lost(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reloadTimeout)
 	defer cancel()
 	_, err := x.conn.Run(ctx, transport.Command{Script: ":", Unfenced: true})
-	return err != nil
+	return err
+}
+
+// gone reports whether an error says that the host is not reached any more, so
+// that asking again on the same connection is of no use.
+func gone(err error) bool {
+	e, ok := errors.AsType[*transport.Error](err)
+	return ok && (e.Kind == transport.KindUnreachable || e.Kind == transport.KindSilent)
+}
+
+// redialled returns a connection in the place of one that was lost. A network may
+// be back soon, so it tries for as long as the host waits for us, and no longer
+// than redialTime; once ctx has ended it tries only once.
+func (x *executor) redialled(ctx, back context.Context) (transport.Conn, error) {
+	deadline := time.Now().Add(min(x.run.deadMan(), redialTime))
+	for {
+		conn, err := x.run.redial(back, x.instance.Host)
+		if err == nil || !gone(err) || time.Now().After(deadline) || ctx.Err() != nil {
+			return conn, err
+		}
+		x.phase("putting back: the connection was lost; trying to connect again")
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // checkFiles runs the checks that the step's files have of their own.

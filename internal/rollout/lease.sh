@@ -11,13 +11,16 @@ LC_ALL=C; export LC_ALL
 
 # put NAME replaces a file with what stdin holds.
 put() {
-	tmp=$(mktemp .lease.XXXXXXXXXX) || return 1
+	tmp=$(mktemp "$dir/.lease.XXXXXXXXXX") || return 1
 	if cat >"$tmp" && chmod 0644 "$tmp" && sync "$tmp" && mv -fT "$tmp" "$1"; then return 0; fi
 	rm -f "$tmp"
+	echo "$dir/$1 could not be written" >&2
 	return 1
 }
 
-note() { printf '%s\t%s\t%s\t%s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$run" "$who" "$1" >>log; }
+note() { # shells do not say why they cannot write
+	printf '%s\t%s\t%s\t%s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$run" "$who" "$1" | cat >>log || { echo "$dir/log could not be written" >&2; return 1; }
+}
 
 # number LINE prints a lease's number.
 number() {
@@ -98,7 +101,7 @@ take)
 	printf '%s\nuntil %s\nsince %s\n%s\n' "$fence" "$((now+ttl))" "$now" "$about" | put lease || exit 1
 	[ "$(wc -l 2>/dev/null <log || echo 0)" -le 1000 ] || tail -n 1000 log | put log || exit 1
 	[ -z "$first" ] || note "$(number "$first") of $old was never given back"
-	note "$(number "$fence") taken: $lines" || exit 1
+	note "$(number "$fence") taken: $lines" || { rm -f lease; exit 1; }
 	echo "$fence";;
 renew)
 	cd "$dir" || exit 5

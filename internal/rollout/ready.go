@@ -268,6 +268,8 @@ func (x *executor) streams(ctx context.Context, wasStreaming bool) error {
 		for _, s := range standbys {
 			f, err := x.following(ctx, s, "0/0")
 			switch {
+			case gone(err):
+				return fmt.Errorf("it restarted, and whether %s streams is not known: %w", s.ID(), err)
 			case err != nil:
 				why = fmt.Sprintf("%s does not answer: %v", s.ID(), err)
 			case f.status != "streaming":

@@ -342,4 +342,5 @@ func orSay(a, b string) string {
 const (
 	packageTimeout = 15 * time.Minute
 	putBackTimeout = 2 * time.Minute
+	redialTime     = 30 * time.Second
 )

@@ -43,7 +43,7 @@ func (x *executor) transact(ctx context.Context, changes []tasks.Change) error {
 		return err
 	}
 	defer closeSession(ctx, conn)
-	t := &transaction{conn: conn, reveal: x.run.reveal, fence: x.run.fence(x.instance.Host)}
+	t := &transaction{conn: conn, reveal: x.run.reveal, fence: x.run.fence(x.instance.Host), lost: func() error { return x.lost(ctx) }}
 	if first.Statement.Alone() {
 		return t.alone(ctx, first.Statement)
 	}
@@ -76,7 +76,19 @@ type transaction struct {
 	conn    *pgx.Conn
 	reveal  tasks.Reveal
 	fence   *transport.Fence // nil where there is none
+	lost    func() error     // why the way to the server has ended, or nil; nil where nobody knows
 	pending []sent
+}
+
+// reason returns why a session broke: pgx knows only that it did.
+func (t *transaction) reason(ctx context.Context, err error) error {
+	if pg := (*pgconn.PgError)(nil); err == nil || t.lost == nil || ctx.Err() != nil || errors.As(err, &pg) {
+		return err
+	}
+	if why := t.lost(); why != nil {
+		return why
+	}
+	return err
 }
 
 // A sent is SQL and what to call it in an error.
@@ -106,7 +118,7 @@ func (t *transaction) run(ctx context.Context, list []catalog.Statement) error {
 	case errors.As(err, &pg) && (pg.Severity == "ERROR" || pg.Code == idleInTransaction):
 		return fmt.Errorf("COMMIT: %s; nothing of the transaction was kept", serverSays(pg))
 	case err != nil:
-		return fmt.Errorf("COMMIT: %w; whether the server has kept the transaction is not known; apply again asks it", because(ctx, err))
+		return fmt.Errorf("COMMIT: %w; whether the server has kept the transaction is not known; apply again asks it", because(ctx, t.reason(ctx, err)))
 	case len(result) == 0 || result[0].CommandTag.String() != "COMMIT":
 		return errors.New("COMMIT: the server rolled the transaction back; nothing of it was kept")
 	}
@@ -175,7 +187,7 @@ func (t *transaction) alone(ctx context.Context, st catalog.Statement) error {
 	}
 	_, err := t.conn.PgConn().Exec(ctx, st.SQL()).ReadAll()
 	if pg := (*pgconn.PgError)(nil); err != nil && !errors.As(err, &pg) {
-		return fmt.Errorf("%s: %w; whether the server has done it is not known; apply again asks it", oneLine(st.SQL()), because(ctx, err))
+		return fmt.Errorf("%s: %w; whether the server has done it is not known; apply again asks it", oneLine(st.SQL()), because(ctx, t.reason(ctx, err)))
 	}
 	return explain(ctx, sent{st.SQL(), oneLine(st.SQL()), st}, err)
 }
@@ -200,7 +212,10 @@ func (t *transaction) flush(ctx context.Context) error {
 		}
 		done++
 	}
-	if err := answers.Close(); err != nil {
+	if err := t.reason(ctx, answers.Close()); err != nil {
+		if gone(err) {
+			return err // which statement it was cannot be told
+		}
 		return explain(ctx, pending[min(done, len(pending)-1)], err)
 	}
 	return nil
@@ -209,7 +224,7 @@ func (t *transaction) flush(ctx context.Context) error {
 // send runs a statement of our own.
 func (t *transaction) send(ctx context.Context, sql string) error {
 	_, err := t.conn.PgConn().Exec(ctx, sql).ReadAll()
-	return explain(ctx, sent{sql: sql, name: sql}, err)
+	return explain(ctx, sent{sql: sql, name: sql}, t.reason(ctx, err))
 }
 
 // explain says which statement failed and why.

@@ -53,7 +53,8 @@ said=$("$bin_dir/postgres" -D "$data_dir" -c data_directory="$stage/auto" -c con
 # A server of its own, on an empty cluster, finds out the rest: libraries, TLS,
 # values that contradict each other.
 "$bin_dir/initdb" -D "$stage/data" -U postgres -A trust -E UTF8 --locale=C --no-sync >"$stage/initdb" 2>&1 || {
-	cat "$stage/initdb" >&2
+	echo "initdb failed in $stage:" >&2
+	grep -E 'FATAL|PANIC|could not' "$stage/initdb" >&2 || cat "$stage/initdb" >&2
 	exit 1
 }
 cp "$stage/auto/postgresql.auto.conf" "$stage/data/" 2>/dev/null

@@ -20,6 +20,7 @@ type Proxy struct {
 	passed atomic.Int64
 	cut    atomic.Int64 // bytes to the target after which everything is cut; -1 for never
 	sent   atomic.Int64
+	refuse atomic.Bool
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -43,6 +44,18 @@ func NewProxy(target string, delay time.Duration) (*Proxy, error) {
 // StallAfter makes everything stop, silently and in both directions, once n
 // more bytes have come back from the target. Connections stay open.
 func (p *Proxy) StallAfter(n int64) { p.stall.Store(p.passed.Load() + n) }
+
+// Refuse cuts all connections, and new ones at once.
+func (p *Proxy) Refuse() {
+	p.refuse.Store(true)
+	p.Cut()
+}
+
+// Mend ends Refuse and StallAfter for new connections.
+func (p *Proxy) Mend() {
+	p.stall.Store(-1)
+	p.refuse.Store(false)
+}
 
 // Passed returns how many bytes have come from the target so far.
 func (p *Proxy) Passed() int64 { return p.passed.Load() }
@@ -76,6 +89,10 @@ func (p *Proxy) serve() {
 		if err != nil {
 			return
 		}
+		if p.refuse.Load() {
+			in.Close()
+			continue
+		}
 		go p.forward(in)
 	}
 }
@@ -92,6 +109,10 @@ func (p *Proxy) forward(in net.Conn) {
 	p.mu.Lock()
 	p.conns = append(p.conns, in, out)
 	p.mu.Unlock()
+	if p.refuse.Load() { // since it was accepted
+		p.Cut()
+		return
+	}
 	go p.copy(out, in, &p.sent)
 	p.copy(in, out, &p.passed)
 }
