@@ -25,7 +25,7 @@ const (
 )
 
 // samples is how many points are tried without PGFLEET_SOAK.
-const samples = 3
+const samples = 2
 
 func hosts() []string {
 	var names []string
