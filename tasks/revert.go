@@ -191,6 +191,13 @@ func (t *Revert) back(in inventory.Instance, s *State, k keptFile) (changes []Ch
 	if len(changes) == 0 {
 		return nil, "", nil // as before the run already
 	}
+	if !t.Configuration {
+		// The old text may hold the value of a secret, which nothing tells from the
+		// rest: copies have no placeholders.
+		for i := range changes {
+			changes[i].Diff = nil
+		}
+	}
 	if err := noPlaceholder(k.path, string(k.old.Content)); err != nil {
 		return nil, "", err
 	}

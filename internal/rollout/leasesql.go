@@ -118,6 +118,7 @@ func (r *Run) awaitSession(ctx context.Context, in inventory.Instance, at transp
 		err := session.QueryRow(ctx, `SELECT a.pid, pg_catalog.concat('database ', a.datname, ', since ', pg_catalog.date_trunc('second', coalesce(a.xact_start, a.backend_start)))
 			FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) l.pid
 			WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' AND ROW(l.classid::pg_catalog.int8, l.objid::pg_catalog.int8, l.objsubid) OPERATOR(pg_catalog.=) ROW(`+leaseLock+`, 2)
+			AND a.usesysid OPERATOR(pg_catalog.=) ANY (SELECT oid FROM pg_catalog.pg_roles WHERE rolsuper) -- anybody may take the lock
 			LIMIT 1`, pgx.QueryExecModeSimpleProtocol).Scan(&pid, &who)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil

@@ -34,6 +34,9 @@ func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) ([
 	defer giveBack()
 	a := newRolling(r, stop, known)
 	waves, err := Waves(known, r.Fleet.Rollout)
+	if err == nil {
+		err = lostCanary(known, r.Fleet.Rollout.Canary)
+	}
 	for n, w := range waves {
 		if err != nil {
 			break

@@ -92,6 +92,16 @@ func (k Known) Due() bool {
 	return k.Err == nil && k.Plan != nil && slices.ContainsFunc(k.Plan.Steps, func(s tasks.Step) bool { return !waits(s) && !proves(s) })
 }
 
+// lostCanary says that a host which is to be the canary cannot be; nil if all can.
+func lostCanary(known []Known, c inventory.Canary) error {
+	for _, k := range known {
+		if k.Err != nil && meant(known, k.Instance.Host.Name, c.Hosts) {
+			return fmt.Errorf("%s is the canary and could not be asked, or is refused, so nothing was touched; mend that, or name another one", k.Instance.ID())
+		}
+	}
+	return nil
+}
+
 // hostOrder returns the hosts in the order in which they are worked on: the
 // canary's, then as order says, then as in fleet.toml, but the members of a
 // cluster so that a primary comes after its standbys, or before them where that
@@ -122,7 +132,7 @@ func hostOrder(known []Known, r inventory.Rollout) ([]string, error) {
 	var order []string
 	for len(hosts) > 0 {
 		at := slices.IndexFunc(hosts, func(h string) bool {
-			return !slices.ContainsFunc(hosts, func(other string) bool { return slices.Contains(after[h], other) })
+			return !slices.ContainsFunc(hosts, func(other string) bool { return slices.Contains(after[h], other) && hostDue(known, other) })
 		})
 		at = max(at, 0) // a circle, of hosts with several instances: they are in one line anyway
 		order = append(order, hosts[at])

@@ -90,6 +90,7 @@ func TestWaves(t *testing.T) {
 		{"pppp", "order = [\"pg04\", \"pg02\"]\nbatches = 1", "4 | 2 | 1 | 3"},
 		{"pss", "order = [\"pg01\"]\nbatches = 1", "2 | 3 | 1"},
 		{"p-p", "batches = 1", "1 | 3"},
+		{"ppS", "canary = [\"pg02\"]\nbatches = 1", "2! | 1"},
 	} {
 		rollout := ""
 		if c.rollout != "" {
@@ -117,7 +118,11 @@ func TestWaves(t *testing.T) {
 			t.Errorf("%s %q: %d instances are in waves, of %d", c.world, c.rollout, len(seen), len(known))
 		}
 	}
-	known, r := worldOf(t, "pss", "[rollout]\ncanary = [\"pg01\"]\n")
+	known, r := worldOf(t, "-pp", "[rollout]\ncanary = [\"pg01\"]\n")
+	if err := lostCanary(known, r.Canary); err == nil || !strings.Contains(err.Error(), "pg01 is the canary and could not be asked") {
+		t.Errorf("a dead canary: %v", err)
+	}
+	known, r = worldOf(t, "pss", "[rollout]\ncanary = [\"pg01\"]\n")
 	if _, err := Waves(known, r); err == nil || !strings.Contains(err.Error(), "pg01 comes after pg02, pg03") {
 		t.Errorf("a primary as the canary of its cluster: %v", err)
 	}
