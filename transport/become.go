@@ -110,3 +110,12 @@ func Quote(s string) string {
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
+
+// Word quotes a word of a command line that somebody is to read or to run, where
+// a shell would need it.
+func Word(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@:./_-") == "" {
+		return s
+	}
+	return Quote(s)
+}

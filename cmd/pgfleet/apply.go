@@ -344,19 +344,9 @@ func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results
 // commandLine is what was given, as others are told of it.
 func commandLine(cmd *cobra.Command, args []string) string {
 	text := cmd.CommandPath()
-	cmd.Flags().Visit(func(f *pflag.Flag) { text += " --" + f.Name + "=" + shellWord(f.Value.String()) })
+	cmd.Flags().Visit(func(f *pflag.Flag) { text += " --" + f.Name + "=" + transport.Word(f.Value.String()) })
 	for _, arg := range args {
-		text += " " + shellWord(arg)
+		text += " " + transport.Word(arg)
 	}
 	return text
-}
-
-// shellWord quotes a file's name where the shell would need it.
-func shellWord(s string) string {
-	for _, r := range s {
-		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-' || r == '/') {
-			return transport.Quote(s)
-		}
-	}
-	return s
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
 	"time"
@@ -122,7 +121,7 @@ func (x *applying) started(s *session, known []rollout.Known, d *secrets.Digeste
 		return journal.Started{}, err
 	}
 	started := journal.Started{
-		Pgfleet: version(), Command: "apply", Who: operator(), PID: os.Getpid(),
+		Pgfleet: version(), Command: "apply", Who: rollout.Operator(), PID: os.Getpid(),
 		Fleet: s.fleet.Name, File: file, FileDigest: digest, Limit: x.app.limit, Tags: x.tags,
 	}
 	if x.earlier != nil {
@@ -172,17 +171,4 @@ func fleetDigest(fleet *inventory.Fleet, d *secrets.Digester) (string, error) {
 		h.Write(sum[:])
 	}
 	return d.DigestSum([sha256.Size]byte(h.Sum(nil))), nil
-}
-
-// operator returns who runs pgfleet, and where.
-func operator() string {
-	name := fmt.Sprintf("uid %d", os.Getuid())
-	if u, err := user.Current(); err == nil {
-		name = u.Username
-	}
-	machine, err := os.Hostname()
-	if err != nil {
-		machine = "unknown"
-	}
-	return name + "@" + machine
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/inventory"
 	"github.com/pgfleet/pgfleet/tasks"
+	"github.com/pgfleet/pgfleet/transport"
 )
 
 func (a *app) planCommand() *cobra.Command {
@@ -69,7 +70,7 @@ func (a *app) plan(ctx context.Context, out string, asJSON bool) error {
 		if err := s.save(ctx, out, known, bound, digester); err != nil {
 			return err
 		}
-		a.ui.Note("the plan is saved; carry it out with: pgfleet apply " + shellWord(out))
+		a.ui.Note("the plan is saved; carry it out with: pgfleet apply " + transport.Word(out))
 	}
 	return a.planned(known)
 }

@@ -56,6 +56,9 @@ func clusterLine(known []rollout.Known, c rollout.Cluster) string {
 		case known[i].State == nil || known[i].State.Role() == "":
 			standbys = append(standbys, id+" (not known)")
 		default:
+			if up, ok := c.Upstream[i]; ok && up != c.Primary {
+				id += " (of " + string(known[up].Instance.ID()) + ")"
+			}
 			standbys = append(standbys, id)
 		}
 	}

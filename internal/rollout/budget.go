@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -69,10 +70,17 @@ func (b *budget) fail(host string) {
 	}
 }
 
-// spent says why nobody may start any more; nil while there is something left.
+// halted says why nobody may start any more; nil while there is something left.
+func (b *budget) halted() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.spent()
+}
+
+// spent is halted, for who holds the lock.
 func (b *budget) spent() error {
 	if b.max < 0 || len(b.failed) < b.max {
 		return nil
 	}
-	return fmt.Errorf("left alone: %s failed, and max_failures = %d allows no more; mend that, or leave it out with --limit, and apply again", joinHosts(b.failed), b.max)
+	return fmt.Errorf("left alone: %s failed, and max_failures = %d allows no more; mend that, or leave it out with --limit, and apply again", strings.Join(b.failed, ", "), b.max)
 }

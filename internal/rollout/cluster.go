@@ -191,15 +191,7 @@ func (g groups) lists() [][]int {
 	return all
 }
 
-// ids names instances.
-func ids(known []Known, list []int) string {
-	var names []inventory.InstanceID
-	for _, i := range list {
-		names = append(names, known[i].Instance.ID())
-	}
-	return joinIDs(names)
-}
-
+// joinIDs lists instances for the reader.
 func joinIDs(list []inventory.InstanceID) string {
 	names := make([]string, len(list))
 	for i, id := range list {

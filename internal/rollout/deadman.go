@@ -340,10 +340,7 @@ func (r *Run) PutBack(ctx context.Context, known []Known) (said map[inventory.In
 	if open == nil {
 		return nil, false
 	}
-	wait := r.Locking.Wait
-	r.Locking.Wait = 0 // somebody may be at it, and it is no hurry
-	giveBack, refused := r.takeLeases(ctx, nil, open)
-	r.Locking.Wait = wait
+	giveBack, refused := r.takeLeases(ctx, nil, open, 0)
 	if refused != nil {
 		return nil, false
 	}

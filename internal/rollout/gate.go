@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -217,17 +215,12 @@ func (a *rolling) command(ctx context.Context, w Wave, n int) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, a.run.gateTimeout(), fmt.Errorf("it took longer than gate_timeout, %v", a.run.gateTimeout()))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", "-c", script)
-	cmd.Dir = a.run.dir("")
-	cmd.Env = append(os.Environ(), fmt.Sprintf("PGFLEET_WAVE=%d", n), "PGFLEET_HOSTS="+strings.Join(w.Hosts, " "))
-	cmd.WaitDelay = time.Second
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		return nil
+	r, err := runHere(ctx, script, a.run.dir(""), fmt.Sprintf("PGFLEET_WAVE=%d", n), "PGFLEET_HOSTS="+strings.Join(w.Hosts, " "))
+	if err == nil && r.ExitCode != 0 {
+		err = fmt.Errorf("it exited with %d: %s", r.ExitCode, orSay(r.Output, "without a word"))
 	}
-	said := strings.TrimSpace(string(out))
-	if said != "" {
-		said = ": " + message(transport.Output{Stderr: out})
+	if err != nil {
+		return fmt.Errorf("the gate %q: %w", script, because(ctx, err))
 	}
-	return fmt.Errorf("the gate %q: %w%s", script, because(ctx, err), said)
+	return nil
 }

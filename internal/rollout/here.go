@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -47,10 +48,12 @@ func (r *Run) dir(name string) string {
 	return r.Fleet.File(name)
 }
 
-// runHere runs a script on the operator's machine.
-func runHere(ctx context.Context, script, dir string) (facts.ProbeResult, error) {
+// runHere runs a script on the operator's machine, with some more variables in
+// its environment, NAME=value.
+func runHere(ctx context.Context, script, dir string, variables ...string) (facts.ProbeResult, error) {
 	cmd := exec.CommandContext(ctx, "sh", "-c", script)
 	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), variables...)
 	cmd.WaitDelay = time.Second
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

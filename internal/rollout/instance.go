@@ -76,7 +76,7 @@ func (w *instanceRun) begin(ctx context.Context) {
 // step carries one step out, and reports whether the next may follow.
 func (w *instanceRun) step(ctx context.Context, i int) bool {
 	steps := w.known.Plan.Steps
-	if w.stopped(ctx) {
+	if stopped(ctx, w.stop) {
 		w.result.Status, w.result.Err = Stopped, fmt.Errorf("stopped before step %d of %d; apply again to go on", i+1, len(steps))
 		return false
 	}
@@ -110,15 +110,6 @@ func (w *instanceRun) executor(i int) *executor {
 func (w *instanceRun) event(kind EventKind, i int) Event {
 	in, steps := w.known.Instance, w.known.Plan.Steps
 	return Event{Kind: kind, Host: in.Host.Name, Instance: in.ID(), Step: i + 1, Steps: len(steps), Text: steps[i].Title()}
-}
-
-func (w *instanceRun) stopped(ctx context.Context) bool {
-	select {
-	case <-w.stop:
-		return true
-	default:
-		return ctx.Err() != nil
-	}
 }
 
 func (w *instanceRun) done(i int) {

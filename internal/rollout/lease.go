@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +17,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/inventory"
 	"github.com/pgfleet/pgfleet/transport"
 )
@@ -61,7 +59,7 @@ func (l Locking) ttl() time.Duration {
 
 // about is what a new lease holds of us.
 func (r *Run) about() string {
-	return fmt.Sprintf("holder %s\npid %d\nprocess %s\nrun %s\nwhy %s", oneWord(me()), os.Getpid(), process(os.Getpid()), oneWord(r.id()), note(r.Locking.Why))
+	return fmt.Sprintf("holder %s\npid %d\nprocess %s\nrun %s\nwhy %s", oneWord(Operator()), os.Getpid(), process(os.Getpid()), oneWord(r.id()), note(r.Locking.Why))
 }
 
 // id names the run.
@@ -132,7 +130,8 @@ func leftOpen(k Known) bool {
 // has one of them, those that were taken are given back, and refused says so of
 // every instance: nothing was changed. Else giveBack is to be called at the end.
 // A host that could not be asked for its lease fails alone, when its turn comes.
-func (r *Run) takeLeases(ctx context.Context, stop <-chan struct{}, known []Known) (giveBack func(), refused []Result) {
+// Wait is how long to wait for those that others have.
+func (r *Run) takeLeases(ctx context.Context, stop <-chan struct{}, known []Known, wait time.Duration) (giveBack func(), refused []Result) {
 	began := time.Now()
 	hosts := changing(known)
 	if r.tryAll(ctx, hosts) {
@@ -141,22 +140,22 @@ func (r *Run) takeLeases(ctx context.Context, stop <-chan struct{}, known []Know
 		r.giveBack(ctx)
 	}
 	for _, h := range hosts {
-		err := r.takeLease(ctx, stop, h, known, began)
+		err := r.takeLease(ctx, stop, h, known, began, wait)
 		held, isHeld := errors.AsType[*HeldError](err)
 		switch {
 		case isHeld:
-			held.Waited = r.Locking.Wait
+			held.Waited = wait
 			r.giveBack(ctx)
 			return nil, notBegun(known, h, err)
 		case err != nil:
 			r.remember(&lease{host: h, err: fmt.Errorf("%w: %w", errNoLease, err)})
 		}
 	}
-	if stopped(stop) || ctx.Err() != nil {
+	if stopped(ctx, stop) {
 		r.giveBack(ctx)
 		return nil, notBegun(known, nil, nil)
 	}
-	if h, err := r.awaitSessions(ctx, known); err != nil {
+	if h, err := r.awaitSessions(ctx, known, wait); err != nil {
 		r.giveBack(ctx)
 		return nil, notBegun(known, h, err)
 	}
@@ -185,12 +184,13 @@ func (r *Run) tryAll(ctx context.Context, hosts []*inventory.Host) bool {
 	return !held.Load()
 }
 
-func stopped(stop <-chan struct{}) bool {
+// stopped reports whether a run was told to start nothing more, or to stop.
+func stopped(ctx context.Context, stop <-chan struct{}) bool {
 	select {
 	case <-stop:
 		return true
 	default:
-		return false
+		return ctx.Err() != nil
 	}
 }
 
@@ -224,8 +224,8 @@ func notBegun(known []Known, because *inventory.Host, err error) []Result {
 // takeLease takes one, or waits for it, as long as the run waits for all of them.
 // A lease that was never renewed may be one that is about to be given back by who
 // tried to take all at the same time.
-func (r *Run) takeLease(ctx context.Context, stop <-chan struct{}, h *inventory.Host, known []Known, began time.Time) error {
-	replace, told, deadline := "", false, began.Add(r.Locking.Wait)
+func (r *Run) takeLease(ctx context.Context, stop <-chan struct{}, h *inventory.Host, known []Known, began time.Time, wait time.Duration) error {
+	replace, told, deadline := "", false, began.Add(wait)
 	for {
 		err := r.tryLease(ctx, h, replace)
 		held, ok := errors.AsType[*HeldError](err)
@@ -235,7 +235,7 @@ func (r *Run) takeLease(ctx context.Context, stop <-chan struct{}, h *inventory.
 		case replace == "" && held.Lease.abandoned():
 			replace = held.Lease.Fence
 			continue
-		case r.Locking.Wait < tryWait && held.Lease.Until.Sub(held.Lease.Since) <= r.Locking.ttl() && time.Since(began) < tryWait:
+		case wait < tryWait && held.Lease.Until.Sub(held.Lease.Since) <= r.Locking.ttl() && time.Since(began) < tryWait:
 			deadline = began.Add(tryWait)
 		case !time.Now().Before(deadline):
 			return err
@@ -341,7 +341,7 @@ func (r *Run) onLease(ctx context.Context, h *inventory.Host, verb, fence, repla
 func (r *Run) leaseCommand(verb, fence, replace string, notes []string) transport.Command {
 	vars := ""
 	for _, v := range [][2]string{
-		{"verb", verb}, {"dir", r.Locking.dir()}, {"fence", fence}, {"replace", replace}, {"about", r.about()}, {"run", oneWord(r.id())}, {"who", oneWord(me())},
+		{"verb", verb}, {"dir", r.Locking.dir()}, {"fence", fence}, {"replace", replace}, {"about", r.about()}, {"run", oneWord(r.id())}, {"who", oneWord(Operator())},
 		{"ttl", strconv.Itoa(max(1, int(r.Locking.ttl().Seconds())))}, {"wait", strconv.Itoa(max(1, int(min(writerWait, r.Locking.ttl()).Seconds())))},
 	} {
 		vars += v[0] + "=" + transport.Quote(v[1]) + "\n"
@@ -351,191 +351,4 @@ func (r *Run) leaseCommand(verb, fence, replace string, notes []string) transpor
 		stdin += n + "\n"
 	}
 	return transport.Command{Script: vars + leaseScript, User: "root", Stdin: []byte(stdin)}
-}
-
-// keep renews a lease until it is told to end, or the lease is somebody else's.
-// A renewal that fails is tried again soon.
-func (r *Run) keep(ctx context.Context, quit <-chan struct{}, l *lease) {
-	every := r.Locking.ttl() / 4
-	next := every
-	for {
-		select {
-		case <-time.After(next):
-		case <-l.wake:
-		case <-quit:
-			return
-		}
-		next = every
-		lost, err := r.send(ctx, "renew", l)
-		if lost {
-			return
-		}
-		if err != nil {
-			next = every / 4
-		}
-	}
-}
-
-// send renews a lease or gives it back, with the lines that the host's log does
-// not have yet.
-func (r *Run) send(ctx context.Context, verb string, l *lease) (lost bool, err error) {
-	l.mu.Lock()
-	notes := slices.Clone(l.notes)
-	l.mu.Unlock()
-	out, err := r.onLease(ctx, l.host, verb, l.fence.Line, "", notes)
-	if err == nil && out.ExitCode != 0 {
-		err = errors.New(message(out))
-	}
-	if err == nil {
-		l.mu.Lock()
-		l.notes = l.notes[len(notes):]
-		l.mu.Unlock()
-	}
-	return out.ExitCode == 5, err
-}
-
-// logOnHost has the host's log tell of a step that was done or has failed there.
-func (r *Run) logOnHost(e Event) {
-	what := ""
-	switch e.Kind {
-	case StepDone:
-		what = "done"
-	case StepFailed:
-		what = "failed"
-	default:
-		return
-	}
-	r.mu.Lock()
-	l := r.leases[e.Host]
-	r.mu.Unlock()
-	if l == nil || l.err != nil {
-		return
-	}
-	of := ""
-	if string(e.Instance) != e.Host {
-		of = string(e.Instance) + ": "
-	}
-	l.mu.Lock()
-	l.notes = append(l.notes, note(fmt.Sprintf("%sstep %d/%d %s: %s", of, e.Step, e.Steps, what, e.Text)))
-	l.mu.Unlock()
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
-}
-
-// giveBack gives all leases of the run back, also when the run is being stopped.
-// Where that fails the lease runs out.
-func (r *Run) giveBack(ctx context.Context) {
-	ctx = context.WithoutCancel(ctx)
-	r.mu.Lock()
-	all := r.leases
-	r.leases = nil
-	r.mu.Unlock()
-	var group errgroup.Group
-	group.SetLimit(r.forks())
-	given := map[*lease]bool{}
-	for _, l := range all {
-		if l.err != nil || given[l] {
-			continue
-		}
-		given[l] = true
-		group.Go(func() error {
-			l.stop()
-			lost, err := r.send(ctx, "release", l)
-			if _, broken := errors.AsType[*transport.Error](err); broken && !lost {
-				dial, cancel := context.WithTimeout(ctx, leaseTimeout)
-				defer cancel()
-				if _, err := r.redial(dial, l.host); err == nil {
-					_, _ = r.send(ctx, "release", l)
-				}
-			}
-			return nil
-		})
-	}
-	_ = group.Wait()
-}
-
-// fenced returns the connection behind the fence of the host's lease, if the run
-// has one.
-func (r *Run) fenced(h *inventory.Host, conn transport.Conn) (transport.Conn, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch l := r.leases[h.Name]; {
-	case l == nil:
-		return conn, nil
-	case l.err != nil:
-		return nil, l.err
-	default:
-		return conn.Fenced(l.fence), nil
-	}
-}
-
-// fence returns the host's, and nil if the run has no lease there.
-func (r *Run) fence(h *inventory.Host) *transport.Fence {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if l := r.leases[h.Name]; l != nil && l.err == nil {
-		return &l.fence
-	}
-	return nil
-}
-
-// leaseRead asks for a host's lease.
-func (r *Run) leaseRead() facts.File { return facts.File{Path: path.Join(r.Locking.dir(), "lease")} }
-
-// HeldBy returns the lease that somebody had when the host was surveyed, and that
-// had not run out.
-func (r *Run) HeldBy(k Known) (Lease, bool) {
-	if k.State == nil {
-		return Lease{}, false
-	}
-	f, err := k.State.File(r.leaseRead().Path)
-	if err != nil || !f.Exists {
-		return Lease{}, false
-	}
-	l := ParseLease(string(f.Content))
-	return l, !l.ranOut(k.State.Clock())
-}
-
-// leaseLost reports whether the host has refused a write because the lease is
-// not this run's any more.
-func leaseLost(err error) bool {
-	e, ok := errors.AsType[*transport.Error](err)
-	return ok && e.Kind == transport.KindFenced
-}
-
-// errNotPutBack is what a step says that has lost its lease in the middle.
-var errNotPutBack = errors.New("what the step had written stays as it is, for whoever has the lease")
-
-// explained says who has the lease now, if an error is about that.
-func (x *executor) explained(ctx context.Context, err error) error {
-	if !leaseLost(err) {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTimeout)
-	defer cancel()
-	q := x.run.leaseRead()
-	why := "this run's lease was taken away, as pgfleet log shows"
-	if answers, askErr := x.conn.Read(ctx, []facts.Read{q}); askErr == nil {
-		if f, _ := fileAnswer(answers, q); f.Exists {
-			now := ParseLease(string(f.Content))
-			why = fmt.Sprintf("this run's lease was taken by %s at %s", now.Holder, clock(now.Since))
-		}
-	}
-	why += ", so nothing more is written here"
-	if errors.Is(err, errNotPutBack) {
-		why += "; " + errNotPutBack.Error()
-	}
-	return errors.New(why)
-}
-
-var errNoLease = errors.New("its lease could not be taken, so nothing was changed")
-
-// noConn is where an instance stands whose host cannot be worked on.
-func noConn(err error) Status {
-	if _, ok := errors.AsType[*transport.Error](err); errors.Is(err, errNoLease) && !ok {
-		return Failed
-	}
-	return Unreachable
 }

@@ -81,7 +81,7 @@ func TestLease(t *testing.T) {
 	}
 	var what []string
 	for _, l := range r.Log {
-		if at, err := time.Parse(time.RFC3339, l.Time); err != nil || time.Since(at).Abs() > time.Minute || l.Run != "first" || l.Who != me() {
+		if at, err := time.Parse(time.RFC3339, l.Time); err != nil || time.Since(at).Abs() > time.Minute || l.Run != "first" || l.Who != Operator() {
 			t.Errorf("%+v, %v", l, err)
 		}
 		what = append(what, l.What)
@@ -100,7 +100,7 @@ func TestLease(t *testing.T) {
 	}
 	// And by a run whose context has ended.
 	ctx, cancel := context.WithCancel(t.Context())
-	release, refused := b.run.takeLeases(ctx, nil, []Known{{Instance: b.in, Plan: &tasks.Plan{Steps: []tasks.Step{{Changes: []tasks.Change{{Action: tasks.DaemonReload{}}}}}}}})
+	release, refused := b.run.takeLeases(ctx, nil, []Known{{Instance: b.in, Plan: &tasks.Plan{Steps: []tasks.Step{{Changes: []tasks.Change{{Action: tasks.DaemonReload{}}}}}}}}, 0)
 	if refused != nil || b.leaseFile("lease") == "" {
 		t.Fatal(refused)
 	}
@@ -160,7 +160,7 @@ func TestLeaseHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := b.applyLines(table("one"))
-	wantError(t, r, Refused, me()+" has been applying here since ", fmt.Sprintf("(run first, pid %d): wait with --lock-wait 10m, or see pgfleet unlock", os.Getpid()))
+	wantError(t, r, Refused, Operator()+" has been applying here since ", fmt.Sprintf("(run first, pid %d): wait with --lock-wait 10m, or see pgfleet unlock", os.Getpid()))
 	if b.sql("SELECT to_regclass('one') IS NULL") != "t" {
 		t.Error("something was changed")
 	}
@@ -221,7 +221,7 @@ func TestLeaseIsKept(t *testing.T) {
 	wantError(t, b.applyLines(table("one")), Refused, fmt.Sprintf("pid %d", gone.Process.Pid))
 	_ = gone.Process.Kill()
 	_ = gone.Wait()
-	write(strings.Replace(text, "holder "+me(), "holder ana@laptop", 1))
+	write(strings.Replace(text, "holder "+Operator(), "holder ana@laptop", 1))
 	wantError(t, b.applyLines(table("one")), Refused, "ana@laptop has been applying here")
 	write(text)
 	if r := b.applyLines(table("one")); r.Status != Changed {
@@ -305,7 +305,7 @@ func TestLeaseLost(t *testing.T) {
 	if err := second.tryLease(t.Context(), b.in.Host, ""); err != nil {
 		t.Fatal(err)
 	}
-	tryAll("this run's lease was taken by " + me() + " at ")
+	tryAll("this run's lease was taken by " + Operator() + " at ")
 	first.giveBack(t.Context())
 	if !strings.Contains(b.leaseFile("lease"), "run second\n") {
 		t.Error("who has lost the lease gave another's back")
@@ -369,7 +369,7 @@ func TestLeaseWaitsForTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.run.giveBack(t.Context())
-	if err := b.run.awaitSession(t.Context(), b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}); err != nil {
+	if err := b.run.awaitSession(t.Context(), b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}, 0); err != nil {
 		t.Error(err)
 	}
 	select {
@@ -389,7 +389,7 @@ func TestLeaseWaitsForTransactions(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := b.run.awaitSession(ctx, b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}); !errors.Is(err, context.DeadlineExceeded) {
+	if err := b.run.awaitSession(ctx, b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}, 0); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 }
@@ -418,7 +418,7 @@ func TestTakeAway(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if b.leaseFile("lease") != "" || b.leaseFile("token") != "2\n" || !strings.Contains(b.leaseFile("log"), "lease 1 of "+me()+" taken away\n") {
+	if b.leaseFile("lease") != "" || b.leaseFile("token") != "2\n" || !strings.Contains(b.leaseFile("log"), "lease 1 of "+Operator()+" taken away\n") {
 		t.Errorf("lease %q, token %q, log:\n%s", b.leaseFile("lease"), b.leaseFile("token"), b.leaseFile("log"))
 	}
 }

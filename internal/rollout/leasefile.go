@@ -69,9 +69,9 @@ func clock(t time.Time) string {
 	return t.Format(time.DateTime)
 }
 
-// me is who runs pgfleet where.
-func me() string {
-	name, machine := "somebody", "localhost"
+// Operator returns who runs pgfleet, and where: user@machine.
+func Operator() string {
+	name, machine := fmt.Sprintf("uid %d", os.Getuid()), "localhost"
 	if u, err := user.Current(); err == nil {
 		name = u.Username
 	}
@@ -109,7 +109,7 @@ func process(pid int) string {
 // abandoned reports whether the lease is of a process on this very machine that
 // has ended, so that nobody will give it back.
 func (l Lease) abandoned() bool {
-	if l.Holder != oneWord(me()) {
+	if l.Holder != oneWord(Operator()) {
 		return false // another user's may be hidden (hidepid, proc(5))
 	}
 	own := process(os.Getpid())

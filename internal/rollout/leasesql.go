@@ -75,7 +75,7 @@ func holdLease(ctx context.Context, conn *pgx.Conn, f *transport.Fence) error {
 // are over that were begun with an earlier lease. Nobody begins another: they
 // look at the lease, which is ours. The host is the first on which that takes
 // too long.
-func (r *Run) awaitSessions(ctx context.Context, known []Known) (*inventory.Host, error) {
+func (r *Run) awaitSessions(ctx context.Context, known []Known, wait time.Duration) (*inventory.Host, error) {
 	var mu sync.Mutex
 	var host *inventory.Host
 	var first error
@@ -86,7 +86,7 @@ func (r *Run) awaitSessions(ctx context.Context, known []Known) (*inventory.Host
 			continue
 		}
 		group.Go(func() error {
-			if err := r.awaitSession(ctx, k.Instance, transport.Endpoint{Port: k.Instance.Port}); err != nil {
+			if err := r.awaitSession(ctx, k.Instance, transport.Endpoint{Port: k.Instance.Port}, wait); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				if first == nil {
@@ -100,7 +100,7 @@ func (r *Run) awaitSessions(ctx context.Context, known []Known) (*inventory.Host
 	return host, first
 }
 
-func (r *Run) awaitSession(ctx context.Context, in inventory.Instance, at transport.Endpoint) error {
+func (r *Run) awaitSession(ctx context.Context, in inventory.Instance, at transport.Endpoint, wait time.Duration) error {
 	conn, err := r.conn(ctx, in.Host)
 	if err != nil {
 		return nil //nolint:nilerr // its steps will say so
@@ -110,7 +110,7 @@ func (r *Run) awaitSession(ctx context.Context, in inventory.Instance, at transp
 		return nil //nolint:nilerr // a server that is down has no transactions
 	}
 	defer closeSession(ctx, session)
-	deadline := time.Now().Add(max(r.Locking.Wait, awaitTimeout))
+	deadline := time.Now().Add(max(wait, awaitTimeout))
 	told := false
 	for {
 		var pid int

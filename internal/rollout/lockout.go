@@ -31,7 +31,7 @@ func (e *LockoutError) Error() string {
 }
 
 // AllowFlag is the flag of apply that allows a lock-out.
-func AllowFlag(l tasks.Lockout) string { return "--allow-lockout " + shellWord(l.Who) }
+func AllowFlag(l tasks.Lockout) string { return "--allow-lockout " + transport.Word(l.Who) }
 
 // allowFlags are the flags of apply that allow lock-outs.
 func allowFlags(list []tasks.Lockout) string {
@@ -42,14 +42,6 @@ func allowFlags(list []tasks.Lockout) string {
 		}
 	}
 	return strings.Join(flags, " ")
-}
-
-// shellWord quotes a name where a shell would need it.
-func shellWord(s string) string {
-	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@:./_-") == "" {
-		return s
-	}
-	return transport.Quote(s)
 }
 
 // RefuseLockouts gives every instance on which somebody would lose access, whom

@@ -55,7 +55,7 @@ func (p primary) well() bool { return p.result.Status == Changed || p.result.Sta
 // the proofs after them.
 func (w *instanceRun) finish(ctx context.Context, from primary) {
 	defer w.stopClock()
-	if w.stopped(ctx) {
+	if stopped(ctx, w.stop) {
 		w.result.Status, w.result.Err = Stopped, fmt.Errorf("stopped before step %d of %d; apply again to go on", w.deferred[0]+1, len(w.known.Plan.Steps))
 		return
 	}

@@ -27,7 +27,7 @@ import (
 // on single instances is in their results alone.
 func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) ([]Result, error) {
 	r.RefuseLockouts(known)
-	giveBack, refused := r.takeLeases(ctx, stop, known)
+	giveBack, refused := r.takeLeases(ctx, stop, known, r.Locking.Wait)
 	if refused != nil {
 		return refused, nil
 	}
@@ -124,21 +124,10 @@ func hostsOf(known []Known) []string {
 
 // halted says why no further wave begins; nil if it may.
 func (a *rolling) halted(ctx context.Context) error {
-	if a.isStopped(ctx) {
+	if stopped(ctx, a.stop) {
 		return errStopped
 	}
-	a.budget.mu.Lock()
-	defer a.budget.mu.Unlock()
-	return a.budget.spent()
-}
-
-func (a *rolling) isStopped(ctx context.Context) bool {
-	select {
-	case <-a.stop:
-		return true
-	default:
-		return ctx.Err() != nil
-	}
+	return a.budget.halted()
 }
 
 // wave carries one wave out and looks at what it left. The error says why it is
@@ -163,7 +152,7 @@ func (a *rolling) wave(ctx context.Context, w Wave, n, of int) error {
 	}
 	_ = group.Wait()
 	a.done = append(a.done, w.Members...)
-	if a.isStopped(ctx) {
+	if stopped(ctx, a.stop) {
 		return nil // the next wave says so, if there is one
 	}
 	var failed []inventory.InstanceID

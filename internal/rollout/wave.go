@@ -3,6 +3,7 @@ package rollout
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/pgfleet/pgfleet/inventory"
 	"github.com/pgfleet/pgfleet/tasks"
@@ -107,12 +108,7 @@ func lostCanary(known []Known, c inventory.Canary) error {
 // cluster so that a primary comes after its standbys, or before them where that
 // is what a restart needs.
 func hostOrder(known []Known, r inventory.Rollout) ([]string, error) {
-	var hosts []string
-	for _, k := range known {
-		if !slices.Contains(hosts, k.Instance.Host.Name) {
-			hosts = append(hosts, k.Instance.Host.Name)
-		}
-	}
+	hosts := hostsOf(known)
 	place := func(host string) int {
 		if meant(known, host, r.Canary.Hosts) {
 			return -1
@@ -142,7 +138,7 @@ func hostOrder(known []Known, r inventory.Rollout) ([]string, error) {
 		if meant(known, h, r.Canary.Hosts) && slices.ContainsFunc(order[:i], func(o string) bool {
 			return !meant(known, o, r.Canary.Hosts) && hostDue(known, o) && slices.Contains(after[h], o)
 		}) {
-			return nil, fmt.Errorf("[rollout] canary: %s comes after %s, which belongs to the same replication cluster and is not in the canary: name that one", h, joinHosts(after[h]))
+			return nil, fmt.Errorf("[rollout] canary: %s comes after %s, which belongs to the same replication cluster and is not in the canary: name that one", h, strings.Join(after[h], ", "))
 		}
 	}
 	return order, nil
@@ -179,14 +175,6 @@ func predecessors(known []Known) (map[string][]string, error) {
 		}
 	}
 	return after, nil
-}
-
-func joinHosts(list []string) string {
-	names := make([]inventory.InstanceID, len(list))
-	for i, h := range list {
-		names[i] = inventory.InstanceID(h)
-	}
-	return joinIDs(names)
 }
 
 // lines puts those instances of a wave that must not be worked on at the same

@@ -128,6 +128,15 @@ func TestWaves(t *testing.T) {
 	}
 }
 
+// ids names members of a world.
+func ids(known []Known, list []int) string {
+	var names []inventory.InstanceID
+	for _, i := range list {
+		names = append(names, known[i].Instance.ID())
+	}
+	return joinIDs(names)
+}
+
 func TestClusters(t *testing.T) {
 	known, _ := worldOf(t, "pssp-ps", "")
 	var got []string

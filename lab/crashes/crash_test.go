@@ -29,7 +29,7 @@ const samples = 2
 
 func hosts() []string {
 	var names []string
-	for _, h := range fleet.lab.Hosts() {
+	for _, h := range fleet.Lab.Hosts() {
 		names = append(names, h.Name)
 	}
 	return names
@@ -60,10 +60,10 @@ func sights(t *testing.T) map[string]sight {
 
 // journals returns the paths of the operator's journals.
 func (b *bench) journals() []string {
-	b.t.Helper()
-	paths, err := filepath.Glob(filepath.Join(b.home, ".local/state/pgfleet/runs/*.jsonl"))
+	b.T.Helper()
+	paths, err := filepath.Glob(filepath.Join(b.Home, ".local/state/pgfleet/runs/*.jsonl"))
 	if err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	return paths
 }
@@ -95,14 +95,14 @@ func records(t *testing.T, path string) (kinds []string, times []time.Time) {
 // whole applies without being killed, and returns how long it took from each
 // record to the next.
 func (b *bench) whole() []time.Duration {
-	b.t.Helper()
+	b.T.Helper()
 	known := len(b.journals())
-	b.want(0, "apply", "--yes", "--dead-man", "5s")
+	b.Want(0, "apply", "--yes", "--dead-man", "5s")
 	paths := b.journals()
 	if len(paths) != known+1 {
-		b.t.Fatalf("%d journals, and there were %d", len(paths), known)
+		b.T.Fatalf("%d journals, and there were %d", len(paths), known)
 	}
-	_, times := records(b.t, paths[known]) // their names begin with the time
+	_, times := records(b.T, paths[known]) // their names begin with the time
 	gaps := make([]time.Duration, len(times))
 	for i := range times[1:] {
 		gaps[i] = times[i+1].Sub(times[i])
@@ -113,18 +113,18 @@ func (b *bench) whole() []time.Duration {
 // killed applies, and kills pgfleet once its journal has the record with the
 // number point, or some time later. It returns the run's ID.
 func (b *bench) killed(point int, later time.Duration) (run string) {
-	b.t.Helper()
+	b.T.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	known := map[string]bool{}
 	for _, p := range b.journals() {
 		known[p] = true
 	}
-	cmd := b.command(ctx, "apply", "--yes", "--dead-man", "5s")
+	cmd := b.Command(ctx, "apply", "--yes", "--dead-man", "5s")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -146,7 +146,7 @@ func (b *bench) killed(point int, later time.Duration) (run string) {
 		if path != "" {
 			text, err := os.ReadFile(path)
 			if err != nil {
-				b.t.Fatal(err)
+				b.T.Fatal(err)
 			}
 			reached = reached || bytes.Count(text, []byte("\n")) >= point
 		}
@@ -155,7 +155,7 @@ func (b *bench) killed(point int, later time.Duration) (run string) {
 	_ = cmd.Process.Kill()
 	<-ended
 	if path == "" {
-		b.t.Fatalf("it has ended without a journal\n%s", out.String())
+		b.T.Fatalf("it has ended without a journal\n%s", out.String())
 	}
 	return strings.TrimSuffix(filepath.Base(path), ".jsonl")
 }
@@ -166,22 +166,22 @@ type found struct{ before, wanted, between, putBack int }
 // settled waits until every host is in order, each thing as before or as wanted,
 // and the declared client can log in: within the dead-man's time.
 func (b *bench) settled(before, wanted map[string]sight, f *found) {
-	b.t.Helper()
+	b.T.Helper()
 	deadline := time.Now().Add(deadMan + restarting)
 	var mu sync.Mutex
 	everywhere(func(host string) {
 		for {
-			s := lookAt(b.t, host)
+			s := lookAt(b.T, host)
 			asBefore, asWanted, problems := s.compare(before[host], wanted[host])
 			if len(problems) == 0 {
-				problems = s.clients(b.t.Context(), host)
+				problems = s.clients(b.T.Context(), host)
 			}
 			if len(problems) > 0 && time.Now().Before(deadline) {
 				time.Sleep(200 * time.Millisecond)
 				continue
 			}
 			for _, p := range problems {
-				b.t.Errorf("%s, %v after the kill: %s", host, deadMan+restarting, p)
+				b.T.Errorf("%s, %v after the kill: %s", host, deadMan+restarting, p)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -196,7 +196,7 @@ func (b *bench) settled(before, wanted map[string]sight, f *found) {
 			if s["fired"] != "" {
 				f.putBack++
 				if strings.Contains(s["fired"], "problem") || strings.Contains(s["fired"], "failed") {
-					b.t.Errorf("%s: the dead-man could not do all of it: %s", host, s["fired"])
+					b.T.Errorf("%s: the dead-man could not do all of it: %s", host, s["fired"])
 				}
 			}
 			return
@@ -206,24 +206,24 @@ func (b *bench) settled(before, wanted map[string]sight, f *found) {
 
 // resumed goes on with a run that was killed, and looks whether it is finished.
 func (b *bench) resumed(run string, wanted map[string]sight) {
-	b.t.Helper()
+	b.T.Helper()
 	args := []string{"runs", "resume", run, "--yes", "--dead-man", "5s", "--lock-wait", "20s"}
-	s := b.run(args...)
-	if s.code != 0 && strings.Contains(s.all(), "apply again") { // it had the host put back
-		s = b.run(args...)
+	s := b.Run(args...)
+	if s.Code != 0 && strings.Contains(s.All(), "apply again") { // it had the host put back
+		s = b.Run(args...)
 	}
-	if s.code != 0 {
-		b.t.Errorf("resume exited with %d\n%s", s.code, s.all())
+	if s.Code != 0 {
+		b.T.Errorf("resume exited with %d\n%s", s.Code, s.All())
 	}
-	if s := b.run("plan", "--detailed-exitcode"); s.code != 0 {
-		b.t.Errorf("a plan exits with %d\n%s", s.code, s.all())
+	if s := b.Run("plan", "--detailed-exitcode"); s.Code != 0 {
+		b.T.Errorf("a plan exits with %d\n%s", s.Code, s.All())
 	}
 	everywhere(func(host string) {
-		if _, asWanted, problems := lookAt(b.t, host).compare(wanted[host], wanted[host]); !asWanted {
-			b.t.Errorf("%s: when it was resumed: %s", host, strings.Join(problems, "\n"))
+		if _, asWanted, problems := lookAt(b.T, host).compare(wanted[host], wanted[host]); !asWanted {
+			b.T.Errorf("%s: when it was resumed: %s", host, strings.Join(problems, "\n"))
 		}
-		if left := inside(b.t, host, strings.ReplaceAll(leftScript, "RUN", run)); left != "" {
-			b.t.Errorf("%s: left behind: %s", host, left)
+		if left := inside(b.T, host, strings.ReplaceAll(leftScript, "RUN", run)); left != "" {
+			b.T.Errorf("%s: left behind: %s", host, left)
 		}
 	})
 }
@@ -231,39 +231,39 @@ func (b *bench) resumed(run string, wanted map[string]sight) {
 // recorded looks whether the journals of the run that was killed, and of the one
 // that resumed it, say what happened.
 func (b *bench) recorded(run string) {
-	b.t.Helper()
+	b.T.Helper()
 	var doc struct {
 		Runs []struct{ Run, Outcome, Resumes string }
 	}
-	if err := json.Unmarshal([]byte(b.want(0, "runs", "list", "--json").stdout), &doc); err != nil {
-		b.t.Fatal(err)
+	if err := json.Unmarshal([]byte(b.Want(0, "runs", "list", "--json").Stdout), &doc); err != nil {
+		b.T.Fatal(err)
 	}
 	resumed := false
 	for _, r := range doc.Runs {
 		if r.Run != run && r.Resumes != run {
 			continue
 		}
-		if s := b.want(0, "runs", "show", r.Run); !strings.Contains(s.stdout, "the chain holds") {
-			b.t.Errorf("runs show %s:\n%s", r.Run, s.all())
+		if s := b.Want(0, "runs", "show", r.Run); !strings.Contains(s.Stdout, "the chain holds") {
+			b.T.Errorf("runs show %s:\n%s", r.Run, s.All())
 		}
-		kinds, _ := records(b.t, filepath.Join(b.home, ".local/state/pgfleet/runs", r.Run+".jsonl"))
+		kinds, _ := records(b.T, filepath.Join(b.Home, ".local/state/pgfleet/runs", r.Run+".jsonl"))
 		switch last := kinds[len(kinds)-1]; {
 		case r.Run == run && last == "run finished":
 			resumed = true // there was nothing left to resume
 			if r.Outcome != "done" {
-				b.t.Errorf("the run that was killed when it had finished is %s", r.Outcome)
+				b.T.Errorf("the run that was killed when it had finished is %s", r.Outcome)
 			}
 		case r.Run == run && r.Outcome != "died":
-			b.t.Errorf("the run that was killed is %s", r.Outcome)
+			b.T.Errorf("the run that was killed is %s", r.Outcome)
 		case r.Resumes == run:
 			resumed = resumed || r.Outcome == "done"
 		}
 	}
 	if !resumed {
 		// Where all had been done, what resumes it keeps no journal.
-		s := b.want(0, "runs", "resume", run, "--yes")
-		if !strings.Contains(s.stdout, "0 changes made") && !strings.Contains(s.stdout, "nothing is left to do") {
-			b.t.Errorf("no run that resumed %s is done\n%s", run, s.all())
+		s := b.Want(0, "runs", "resume", run, "--yes")
+		if !strings.Contains(s.Stdout, "0 changes made") && !strings.Contains(s.Stdout, "nothing is left to do") {
+			b.T.Errorf("no run that resumed %s is done\n%s", run, s.All())
 		}
 	}
 }
@@ -344,7 +344,7 @@ func TestLabCrashes(t *testing.T) {
 		b.declare(to)
 		at[p.record] = true
 		ok := t.Run(name, func(t *testing.T) {
-			b.t = t
+			b.T = t
 			began, start := time.Now(), sights(t)
 			run := b.killed(p.record, later)
 			killed := time.Now()
@@ -356,10 +356,10 @@ func TestLabCrashes(t *testing.T) {
 			b.recorded(run)
 			t.Logf("%s: killed after %.1fs, in order %.1fs later, resumed and looked at in %.1fs", run, killed.Sub(began).Seconds(), settled.Sub(killed).Seconds(), time.Since(settled).Seconds())
 		})
-		b.t = t
+		b.T = t
 		if !ok {
 			for range 2 { // so that the next point says something of its own
-				if b.run("apply", "--yes").code == 0 {
+				if b.Run("apply", "--yes").Code == 0 {
 					break
 				}
 			}

@@ -67,7 +67,7 @@ type sight map[string]string
 func lookAt(t *testing.T, host string) sight {
 	t.Helper()
 	s := sight{}
-	text := inside(t, host, strings.ReplaceAll(lookScript, "VERSION", fmt.Sprint(fleet.lab.Host(host).Postgres)))
+	text := inside(t, host, strings.ReplaceAll(lookScript, "VERSION", fmt.Sprint(fleet.Lab.Host(host).Postgres)))
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "\t")
 		if old := s[name]; old != "" {
@@ -145,12 +145,12 @@ func (s sight) clients(ctx context.Context, host string) []string {
 func login(ctx context.Context, host, role string, served func(names []string)) (*pgconn.PgConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	config, err := pgconn.ParseConfig(fmt.Sprintf("host=%s dbname=app sslmode=require user=%s", fleet.lab.Host(host).Address, role))
+	config, err := pgconn.ParseConfig(fmt.Sprintf("host=%s dbname=app sslmode=require user=%s", fleet.Lab.Host(host).Address, role))
 	if err != nil {
 		return nil, err
 	}
 	config.Password = password
-	config.DialFunc = fleet.lab.FromApplication().DialContext
+	config.DialFunc = fleet.Lab.FromApplication().DialContext
 	config.TLSConfig.VerifyConnection = func(c tls.ConnectionState) error {
 		served(c.PeerCertificates[0].DNSNames)
 		return nil

@@ -3,63 +3,25 @@
 package crashes
 
 import (
-	"bytes"
-	"context"
-	"errors"
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/pki"
 	"github.com/pgfleet/pgfleet/lab"
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
-// shared is the program and a fleet that is booted once.
-type shared struct {
-	program string
-	lab     *lab.Lab
-}
-
-var fleet shared
+// fleet is the program and a few hosts that are booted once.
+var fleet labtest.Fleet
 
 func TestMain(m *testing.M) {
-	code, err := withLab(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the lab cannot start:", err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func withLab(m *testing.M) (int, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	dir, err := os.MkdirTemp("", "pgfleet-crashes")
-	if err != nil {
-		return 1, err
-	}
-	defer os.RemoveAll(dir)
-	fleet.program = filepath.Join(dir, "pgfleet")
-	build := exec.Command("go", "build", "-o", fleet.program, "github.com/pgfleet/pgfleet/cmd/pgfleet")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("%w\n%s", err, out)
-	}
-	hosts := []lab.Host{
+	fleet.Main(m, []lab.Host{
 		{Name: "shop1", Postgres: 15},
 		{Name: "shop2", Postgres: 15, StandbyOf: "shop1"},
 		{Name: "mail", Postgres: 13},
 		{Name: "wiki", Postgres: 18},
-	}
-	fleet.lab, err = lab.Up(ctx, lab.Options{Hosts: hosts, Log: os.Stderr})
-	if err != nil {
-		return 1, err
-	}
-	defer fleet.lab.Down()
-	return m.Run(), nil
+	})
 }
 
 // password is that of the declared client.
@@ -215,16 +177,13 @@ expect = "app"
 login = { role = "app", password = "env:APP_PASSWORD", ca = "ca.pem" }
 `
 
-// A bench is a folder with a fleet.toml for all hosts, and the user who runs
-// pgfleet in it.
-type bench struct {
-	t         *testing.T
-	dir, home string
-}
+// A bench is a folder with a fleet.toml for all hosts.
+type bench struct{ *labtest.Bench }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{t: t, dir: t.TempDir(), home: t.TempDir()}
+	b := &bench{fleet.NewBench(t)}
+	b.Env = []string{"APP_PASSWORD=" + password}
 	ca, err := pki.NewCA(pki.CAOptions{CommonName: "lab CA", Now: time.Now(), Validity: 24 * time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -233,79 +192,26 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.write("ca.pem", string(ca.CertificatePEM()))
-	b.write("ca.key", string(key.Expose()))
+	b.Write("ca.pem", string(ca.CertificatePEM()))
+	b.Write("ca.key", string(key.Expose()))
 	return b
 }
 
 // declare writes the fleet.toml that declares a state.
 func (b *bench) declare(s state) {
-	b.t.Helper()
+	b.T.Helper()
 	ms, limit, connections, privileges := "1000", "20", "100", `["SELECT"]`
 	if s == other {
 		ms, limit, connections, privileges = "2000", "30", "120", `["SELECT", "UPDATE"]`
 	}
-	b.write("fleet.toml", fleet.lab.Fleet()+strings.NewReplacer(
-		"APPLICATIONS", fleet.lab.Applications.String(), "OPERATOR", fleet.lab.Operator.String()+"/32", "=STATE=STATE", "=STATE="+string(s),
+	b.Write("fleet.toml", fleet.Lab.Fleet()+strings.NewReplacer(
+		"APPLICATIONS", fleet.Lab.Applications.String(), "OPERATOR", fleet.Lab.Operator.String()+"/32", "=STATE=STATE", "=STATE="+string(s),
 		"STATE", string(s), "MILLISECONDS", ms, "LIMIT", limit, "CONNECTIONS", connections, "PRIVILEGES", privileges).Replace(fleetText))
 }
 
-func (b *bench) write(name, content string) {
-	b.t.Helper()
-	if err := os.WriteFile(filepath.Join(b.dir, name), []byte(content), 0o600); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-// A said is what a run of pgfleet printed and how it ended.
-type said struct {
-	stdout, stderr string
-	code           int
-	took           time.Duration
-}
-
-func (s said) all() string { return s.stdout + s.stderr }
-
-func (b *bench) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, fleet.program, args...)
-	cmd.Dir = b.dir
-	cmd.Env = []string{"HOME=" + b.home, "PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "APP_PASSWORD=" + password}
-	return cmd
-}
-
-func (b *bench) run(args ...string) said {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
-	defer cancel()
-	cmd := b.command(ctx, args...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	began := time.Now()
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		b.t.Fatal(err)
-	}
-	return said{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode(), time.Since(began)}
-}
-
-func (b *bench) want(code int, args ...string) said {
-	b.t.Helper()
-	s := b.run(args...)
-	if s.code != code {
-		b.t.Fatalf("pgfleet %s exited with %d, want %d\n%s", strings.Join(args, " "), s.code, code, s.all())
-	}
-	return s
-}
-
-// inside runs a script inside a host as root, past ssh and pgfleet.
+// inside runs a script inside a host, and returns what it prints without what
+// surrounds it.
 func inside(t *testing.T, host, script string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	out, err := fleet.lab.Host(host).Exec(ctx, script)
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", host, err, out)
-	}
-	return strings.TrimSpace(out)
+	return strings.TrimSpace(fleet.Look(t, host, script))
 }

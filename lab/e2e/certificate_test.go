@@ -19,30 +19,30 @@ import (
 
 // withCA makes a CA with its key in a file.
 func (b *bench) withCA() {
-	b.t.Helper()
+	b.T.Helper()
 	ca, err := pki.NewCA(pki.CAOptions{CommonName: "lab CA", Now: time.Now(), Validity: 24 * time.Hour})
 	if err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	key, err := ca.KeyPEM()
 	if err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
-	b.write("ca.pem", string(ca.CertificatePEM()))
-	b.write("ca.key", string(key.Expose()))
+	b.Write("ca.pem", string(ca.CertificatePEM()))
+	b.Write("ca.key", string(key.Expose()))
 }
 
 // verifyServed makes a TLS connection as libpq does under verify-full, with
 // Go's own verification.
 func verifyServed(t *testing.T, b *bench, host string) {
 	t.Helper()
-	ca, err := os.ReadFile(filepath.Join(b.dir, "ca.pem"))
+	ca, err := os.ReadFile(filepath.Join(b.Dir, "ca.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
-	h := fleet.lab.Host(host)
+	h := fleet.Lab.Host(host)
 	conn, err := net.DialTimeout("tcp", fmt.Sprintf("%s:5432", h.Address), 5*time.Second)
 	if err != nil {
 		t.Fatal(err)

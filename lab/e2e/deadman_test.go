@@ -66,10 +66,10 @@ func cutOnce(t *testing.T, tasks, files, host, deadMan string, signal syscall.Si
 	b := newBench(t, tasks, host)
 	b.withCA()
 	c := &cut{b: b, host: host, before: etcFiles(t, host), out: new(bytes.Buffer)}
-	files = strings.ReplaceAll(files, "VERSION", fmt.Sprint(fleet.lab.Host(host).Postgres))
+	files = strings.ReplaceAll(files, "VERSION", fmt.Sprint(fleet.Lab.Host(host).Postgres))
 	there := func() bool {
 		for _, f := range strings.Fields(files) {
-			if found, err := filepath.Glob(filepath.Join(fleet.lab.Host(host).Root(), f)); err != nil || len(found) == 0 {
+			if found, err := filepath.Glob(filepath.Join(fleet.Lab.Host(host).Root(), f)); err != nil || len(found) == 0 {
 				return false
 			}
 		}
@@ -77,7 +77,7 @@ func cutOnce(t *testing.T, tasks, files, host, deadMan string, signal syscall.Si
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
-	cmd := b.command(ctx, "apply", "--yes", "--dead-man", deadMan)
+	cmd := b.Command(ctx, "apply", "--yes", "--dead-man", deadMan)
 	cmd.Stdout, cmd.Stderr = c.out, c.out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -157,18 +157,18 @@ func (c *cut) asBefore(t *testing.T, by string) {
 // finishes says what the next run makes of it.
 func (c *cut) finishes(t *testing.T) {
 	t.Helper()
-	if s := c.b.want(0, "plan"); !strings.Contains(s.stdout, "the host put the old files back by itself at") {
-		t.Errorf("the plan does not say what happened:\n%s", s.all())
+	if s := c.b.Want(0, "plan"); !strings.Contains(s.Stdout, "the host put the old files back by itself at") {
+		t.Errorf("the plan does not say what happened:\n%s", s.All())
 	}
-	c.b.want(0, "apply", "--yes")
+	c.b.Want(0, "apply", "--yes")
 	if got := sql(t, c.host, "SHOW max_connections"); got != "77" {
 		t.Errorf("max_connections is %s", got)
 	}
 	if left := armed(t, c.host) + look(t, c.host, "ls -A /var/lib/pgfleet/undo"); left != "" {
 		t.Errorf("an ordinary apply left behind: %s", left)
 	}
-	if s := c.b.want(0, "plan", "--detailed-exitcode"); strings.Contains(s.stdout, "by itself") {
-		t.Errorf("the plan still speaks of it:\n%s", s.stdout)
+	if s := c.b.Want(0, "plan", "--detailed-exitcode"); strings.Contains(s.Stdout, "by itself") {
+		t.Errorf("the plan still speaks of it:\n%s", s.Stdout)
 	}
 }
 
@@ -195,7 +195,7 @@ func TestLabDeadManReboot(t *testing.T) {
 			c := cutAt(t, host, "5m", syscall.SIGKILL)
 			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 			defer cancel()
-			h := fleet.lab.Host(host)
+			h := fleet.Lab.Host(host)
 			if v == 15 || v == 17 {
 				// Killed at some points of its work, it has not lost its way.
 				look(t, host, `for ms in 20 40 60 80 120; do setsid sh /var/lib/pgfleet/undo/*/restore timer >/dev/null 2>&1 & sleep 0.$(printf %03d $ms); kill -9 -- -$!; wait $!; done; test -e /var/lib/pgfleet/undo/*/restore`)
@@ -300,14 +300,14 @@ func TestLabDeadManOpenStep(t *testing.T) {
 			if test.v == 15 { // this step was done, and stays
 				look(t, host, "rm /etc/motd.pgfleet; sed -i '/motd/d' /var/lib/pgfleet/*.files")
 			}
-			if s := c.b.run("plan"); !strings.Contains(s.all(), "or at the next apply") {
-				t.Errorf("the plan does not speak of the open step:\n%s", s.all())
+			if s := c.b.Run("plan"); !strings.Contains(s.All(), "or at the next apply") {
+				t.Errorf("the plan does not speak of the open step:\n%s", s.All())
 			}
-			s := c.b.want(0, "apply", "--yes")
-			if !strings.Contains(s.all(), "the host put the old files back at") || !strings.Contains(s.all(), "because the next run found a step that was not ended") {
-				t.Errorf("apply says:\n%s", s.all())
+			s := c.b.Want(0, "apply", "--yes")
+			if !strings.Contains(s.All(), "the host put the old files back at") || !strings.Contains(s.All(), "because the next run found a step that was not ended") {
+				t.Errorf("apply says:\n%s", s.All())
 			}
-			c.b.want(0, "plan", "--detailed-exitcode")
+			c.b.Want(0, "plan", "--detailed-exitcode")
 			if left := armed(t, host) + look(t, host, "ls -A /var/lib/pgfleet/undo"); left != "" {
 				t.Errorf("left behind: %s", left)
 			}
@@ -334,13 +334,13 @@ runuser -u postgres -- ln -s /etc .pgfleet.undo.planted`)
 		host := "pg17"
 		c := cutAt(t, host, "5m", syscall.SIGKILL)
 		look(t, host, `cd /etc/postgresql/17/main; mv conf.d /root/conf.d; touch /etc/profile.d/50-risky.conf; runuser -u postgres -- ln -s /etc/profile.d conf.d`)
-		s := c.b.want(1, "apply", "--yes")
-		if !strings.Contains(s.all(), "it could not do all of it") || !strings.Contains(s.all(), "conf.d/50-risky.conf") {
-			t.Errorf("apply says:\n%s", s.all())
+		s := c.b.Want(1, "apply", "--yes")
+		if !strings.Contains(s.All(), "it could not do all of it") || !strings.Contains(s.All(), "conf.d/50-risky.conf") {
+			t.Errorf("apply says:\n%s", s.All())
 		}
 		look(t, host, `test -e /etc/profile.d/50-risky.conf && rm /etc/profile.d/50-risky.conf; cd /etc/postgresql/17/main; rm conf.d; mv /root/conf.d .`)
-		if s := c.b.run("plan"); !strings.Contains(s.all(), "the next apply tries again") {
-			t.Errorf("the plan says:\n%s", s.all())
+		if s := c.b.Run("plan"); !strings.Contains(s.All(), "the next apply tries again") {
+			t.Errorf("the plan says:\n%s", s.All())
 		}
 		look(t, host, "sh /var/lib/pgfleet/undo/*/restore run")
 		c.asBefore(t, "run")
@@ -359,9 +359,9 @@ func TestLabDeadManWaits(t *testing.T) {
 			look(t, host, "mkdir "+slow+"; printf '[Service]\nExecStartPre=/bin/sleep 7\n' >"+slow+"/slow.conf; systemctl daemon-reload")
 			defer look(t, host, "rm -r "+slow+"; systemctl daemon-reload")
 			b := newBench(t, risky, host)
-			s := b.want(0, "apply", "--yes", "--dead-man", "5s")
-			if got := sql(t, host, "SHOW max_connections"); got != "77" || s.took < 7*time.Second {
-				t.Errorf("max_connections is %s after %v", got, s.took)
+			s := b.Want(0, "apply", "--yes", "--dead-man", "5s")
+			if got := sql(t, host, "SHOW max_connections"); got != "77" || s.Took < 7*time.Second {
+				t.Errorf("max_connections is %s after %v", got, s.Took)
 			}
 			if left := armed(t, host) + look(t, host, "ls -A /var/lib/pgfleet/undo"); left != "" {
 				t.Errorf("left behind: %s", left)

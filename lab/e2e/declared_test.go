@@ -183,6 +183,6 @@ func newDeclared(t *testing.T, hosts ...string) *bench {
 	t.Helper()
 	fresh(t, hosts...)
 	b := newBench(t, declared, hosts...)
-	b.env = append(b.env, "APP_PASSWORD="+appPassword, "READ_PASSWORD="+readPassword)
+	b.Env = append(b.Env, "APP_PASSWORD="+appPassword, "READ_PASSWORD="+readPassword)
 	return b
 }

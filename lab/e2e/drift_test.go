@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
 // held is what roles may and what holds for them, as the catalogs have it, a line
@@ -91,9 +93,9 @@ func TestLabDriftToTheLetter(t *testing.T) {
 			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)
 			b := newGuide(t, host)
-			b.want(0, "apply", "--yes")
+			b.Want(0, "apply", "--yes")
 			inApp := func(query string) string {
-				return look(t, host, "cd /; runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d appdb -c "+shellQuote(query))
+				return look(t, host, "cd /; runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d appdb -c "+labtest.Quote(query))
 			}
 			before, tried := inApp(held), 0
 			for _, list := range handMade() {
@@ -101,14 +103,14 @@ func TestLabDriftToTheLetter(t *testing.T) {
 					inApp(drift[0])
 					tried++
 				}
-				plan := b.want(2, "plan", "--detailed-exitcode", "-v")
+				plan := b.Want(2, "plan", "--detailed-exitcode", "-v")
 				for _, drift := range list {
-					if !strings.Contains(plan.stdout, drift[1]) {
-						t.Errorf("after %q the plan does not say %q:\n%s", drift[0], drift[1], plan.stdout)
+					if !strings.Contains(plan.Stdout, drift[1]) {
+						t.Errorf("after %q the plan does not say %q:\n%s", drift[0], drift[1], plan.Stdout)
 					}
 				}
-				b.want(0, "apply", "--yes")
-				b.want(0, "plan", "--detailed-exitcode")
+				b.Want(0, "apply", "--yes")
+				b.Want(0, "plan", "--detailed-exitcode")
 			}
 			differs(t, before, inApp(held))
 			if t.Failed() {

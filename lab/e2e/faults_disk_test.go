@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/pgfleet/pgfleet/lab/labtest"
 	"github.com/pgfleet/pgfleet/transport/sshtest"
 )
 
@@ -67,20 +68,20 @@ func untouchedYet(t *testing.T, host string) untouched {
 }
 
 // by demands that a run has failed and said why, and has changed nothing.
-func (u untouched) by(s said, words ...string) {
+func (u untouched) by(s labtest.Said, words ...string) {
 	u.t.Helper()
-	if s.code != 1 {
-		u.t.Errorf("exit %d\n%s", s.code, s.all())
+	if s.Code != 1 {
+		u.t.Errorf("exit %d\n%s", s.Code, s.All())
 	}
-	wantWords(u.t, s.all(), append(words, u.host+": ")...)
+	wantWords(u.t, s.All(), append(words, u.host+": ")...)
 	if after := whole(u.t, u.host); after != u.before {
-		u.t.Errorf("the host is not as before:\n%s\n%s", unlike(u.before, after), s.all())
+		u.t.Errorf("the host is not as before:\n%s\n%s", unlike(u.before, after), s.All())
 	}
 	if now := startedAt(u.t, u.host); now != u.started {
-		u.t.Errorf("the server was restarted\n%s", s.all())
+		u.t.Errorf("the server was restarted\n%s", s.All())
 	}
 	if left := stillArmed(u.t, u.host); left != "" {
-		u.t.Errorf("armed: %s\n%s", left, s.all())
+		u.t.Errorf("armed: %s\n%s", left, s.All())
 	}
 	clientLogsIn(u.t, u.host)
 }
@@ -102,17 +103,17 @@ func stillArmed(t *testing.T, host string) string {
 // on with.
 func fullDisk(t *testing.T, host, tasks, dir string, blocks []int, words ...string) {
 	served(t, host)
-	dir = strings.ReplaceAll(dir, "VERSION", fmt.Sprint(fleet.lab.Host(host).Postgres))
+	dir = strings.ReplaceAll(dir, "VERSION", fmt.Sprint(fleet.Lab.Host(host).Postgres))
 	b := newBench(t, tasks+declaredClient, host)
 	b.withCA()
 	small(t, host, dir, 64)
 	u := untouchedYet(t, host)
 	for _, n := range blocks {
 		full(t, host, dir, n)
-		s := b.run("apply", "--yes", "--dead-man", "5s")
+		s := b.Run("apply", "--yes", "--dead-man", "5s")
 		full(t, host, dir, -1)
-		if s.code == 0 {
-			t.Fatalf("%d blocks are enough\n%s", n, s.all())
+		if s.Code == 0 {
+			t.Fatalf("%d blocks are enough\n%s", n, s.All())
 		}
 		u.by(s, append(words, "No space left on device")...)
 	}
@@ -121,7 +122,7 @@ func fullDisk(t *testing.T, host, tasks, dir string, blocks []int, words ...stri
 	if got := sql(t, host, "SHOW max_connections"); got != "77" {
 		t.Errorf("max_connections is %s", got)
 	}
-	t.Logf("PROOF: PostgreSQL %d, %s full: %d applies failed and changed nothing; with room resume finished\n", fleet.lab.Host(host).Postgres, dir, len(blocks))
+	t.Logf("PROOF: PostgreSQL %d, %s full: %d applies failed and changed nothing; with room resume finished\n", fleet.Lab.Host(host).Postgres, dir, len(blocks))
 }
 
 // fullConfiguration has no room for the new files, or for all but one of them.
@@ -149,7 +150,7 @@ func larger(t *testing.T, host, dir string) {
 // noRoomForTheHost: the network is cut and the disk is full when the host has to
 // put back. It does what it can, the server runs, and with room the rest follows.
 func noRoomForTheHost(t *testing.T, host string) {
-	dir := fmt.Sprintf("/etc/postgresql/%d/main", fleet.lab.Host(host).Postgres)
+	dir := fmt.Sprintf("/etc/postgresql/%d/main", fleet.Lab.Host(host).Postgres)
 	var p *sshtest.Proxy
 	c := change{tasks: threeFiles, at: "grep -q pgfleet /etc/postgresql/VERSION/main/pg_hba.conf"}
 	b, r, _ := c.during(t, host, func(b *bench) {
@@ -162,10 +163,10 @@ func noRoomForTheHost(t *testing.T, host string) {
 	until(t, host, "grep -q '^failed ' /var/lib/pgfleet/undo/*/fired.note && runuser -u postgres -- pg_isready -q")
 	clientLogsIn(t, host)
 	p.Mend()
-	s := b.run("plan")
-	wantWords(t, s.all(), "it could not do all of it", dir+"/pg_hba.conf", "No space left on device", "the next apply tries again")
-	s = b.want(1, "apply", "--yes")
-	wantWords(t, s.all(), "No space left on device", "mend that and apply again")
+	s := b.Run("plan")
+	wantWords(t, s.All(), "it could not do all of it", dir+"/pg_hba.conf", "No space left on device", "the next apply tries again")
+	s = b.Want(1, "apply", "--yes")
+	wantWords(t, s.All(), "No space left on device", "mend that and apply again")
 	clientLogsIn(t, host)
 	full(t, host, dir, -1)
 	b.resumed()
@@ -175,7 +176,7 @@ func noRoomForTheHost(t *testing.T, host string) {
 // noRoomForUs: the disk is full when pgfleet has to put back. The host is left to
 // try again.
 func noRoomForUs(t *testing.T, host string) {
-	dir := fmt.Sprintf("/etc/postgresql/%d/main", fleet.lab.Host(host).Postgres)
+	dir := fmt.Sprintf("/etc/postgresql/%d/main", fleet.Lab.Host(host).Postgres)
 	good := "settings = { max_connections = \"77\" }"
 	c := change{
 		tasks: strings.Replace(threeFiles, good, `settings = { max_connections = "77", listen_addresses = "192.0.2.1" }`, 1),
@@ -217,7 +218,7 @@ func readOnlyEtc(t *testing.T, host string) {
 	} {
 		b := newBench(t, tasks+declaredClient, host)
 		b.withCA()
-		u.by(b.run("apply", "--yes"), "Read-only file system", "/etc/")
+		u.by(b.Run("apply", "--yes"), "Read-only file system", "/etc/")
 		if first == nil {
 			first = b
 		}
@@ -235,9 +236,9 @@ func readOnlyData(t *testing.T, host string) {
 	sql(t, host, "SELECT pg_reload_conf()")
 	until(t, host, "[ \"$(cd /; runuser -u postgres -- psql -XAtqc 'SHOW work_mem')\" = 9MB ]")
 	u := untouchedYet(t, host)
-	end := readOnly(t, host, fmt.Sprintf("/var/lib/postgresql/%d/main", fleet.lab.Host(host).Postgres))
+	end := readOnly(t, host, fmt.Sprintf("/var/lib/postgresql/%d/main", fleet.Lab.Host(host).Postgres))
 	b := newBench(t, threeFiles+declaredClient, host)
-	u.by(b.run("apply", "--yes"), "Read-only file system", "postgresql.auto.conf")
+	u.by(b.Run("apply", "--yes"), "Read-only file system", "postgresql.auto.conf")
 	end()
 	b.resumed()
 	clientLogsIn(t, host)

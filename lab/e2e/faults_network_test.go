@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgfleet/pgfleet/lab/labtest"
 	"github.com/pgfleet/pgfleet/transport/sshtest"
 )
 
@@ -96,13 +97,13 @@ func (c change) during(t *testing.T, host string, how func(b *bench)) (*bench, *
 	served(t, host)
 	b := newBench(t, c.tasks+declaredClient, host)
 	b.withCA()
-	b.write("script.sql", script)
+	b.Write("script.sql", script)
 	how(b)
 	before := whole(t, host)
 	if c.hold != "" {
-		look(t, host, "cd /; nohup setsid runuser -u postgres -- psql -Xqc "+shellQuote("BEGIN; "+c.hold+"; SET application_name = 'holder'; SELECT pg_sleep(50)")+" >/dev/null 2>&1 & sleep 0.5")
+		look(t, host, "cd /; nohup setsid runuser -u postgres -- psql -Xqc "+labtest.Quote("BEGIN; "+c.hold+"; SET application_name = 'holder'; SELECT pg_sleep(50)")+" >/dev/null 2>&1 & sleep 0.5")
 	}
-	version := fmt.Sprint(fleet.lab.Host(host).Postgres)
+	version := fmt.Sprint(fleet.Lab.Host(host).Postgres)
 	come := moment(t, host, strings.ReplaceAll(c.before, "VERSION", version), strings.ReplaceAll(c.at, "VERSION", version))
 	r := b.start("apply", "--yes", "--dead-man", "5s")
 	come(r)
@@ -155,7 +156,7 @@ func (c change) cut(t *testing.T, host string, silent bool) {
 	alone := time.Since(at)
 	p.Mend()
 	resumes, done := c.finishes(t, b, host, before)
-	t.Logf("PROOF: PostgreSQL %d, network cut in the middle of %s: pgfleet gave up after %v, after %v the host was %s, and resume finished (%d)\n", fleet.lab.Host(host).Postgres, c.name,
+	t.Logf("PROOF: PostgreSQL %d, network cut in the middle of %s: pgfleet gave up after %v, after %v the host was %s, and resume finished (%d)\n", fleet.Lab.Host(host).Postgres, c.name,
 		took.Round(100*time.Millisecond), alone.Round(100*time.Millisecond), map[bool]string{false: "as before", true: "as wanted"}[done], resumes)
 }
 
@@ -198,7 +199,7 @@ func cutAnywhere(t *testing.T, host string) {
 	for i := range points + 1 {
 		served(t, host)
 		b := newBench(t, tasks+declaredClient, host)
-		b.write("script.sql", script)
+		b.Write("script.sql", script)
 		p := b.through(host)
 		before := configuration(whole(t, host))
 		at := time.Now()
@@ -226,12 +227,12 @@ func cutAnywhere(t *testing.T, host string) {
 		if len(b.runs()) > 0 {
 			b.resumed()
 		} else {
-			b.want(0, "apply", "--yes")
+			b.Want(0, "apply", "--yes")
 		}
 		clientLogsIn(t, host)
 		if after := configuration(whole(t, host)); between != before && between != after {
 			t.Errorf("cut at %d of %d, the host was half done. Against before:\n%s\nagainst after:\n%s\n%s", i, points, unlike(before, between), unlike(between, after), r.out.String())
 		}
 	}
-	t.Logf("PROOF: PostgreSQL %d, network cut at %d points over %v: each time as before or as wanted, and finished\n", fleet.lab.Host(host).Postgres, points, length.Round(100*time.Millisecond))
+	t.Logf("PROOF: PostgreSQL %d, network cut at %d points over %v: each time as before or as wanted, and finished\n", fleet.Lab.Host(host).Postgres, points, length.Round(100*time.Millisecond))
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgfleet/pgfleet/lab"
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
 // reboots boots a host again, in order.
@@ -33,7 +34,7 @@ func rebooted(t *testing.T, host string, how func(context.Context, *lab.Running)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	h := fleet.lab.Host(host)
+	h := fleet.Lab.Host(host)
 	b, r, before := c.during(t, host, func(*bench) {})
 	at := time.Now()
 	off := how == nil
@@ -87,13 +88,13 @@ func standbyReboots(t *testing.T, host string) {
 	r := b.start("apply", "--yes", "--dead-man", "5s")
 	come(r)
 	at := time.Now()
-	if err := fleet.lab.Host(host).Reboot(t.Context()); err != nil {
+	if err := fleet.Lab.Host(host).Reboot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	s := r.end(1)
 	took := time.Since(at)
 	decided(t, host, 25*time.Second)
-	u.by(said{stdout: s, code: 1}, host+": ", "left alone, because standby of its cluster is in trouble")
+	u.by(labtest.Said{Stdout: s, Code: 1}, host+": ", "left alone, because standby of its cluster is in trouble")
 	streams()
 	clientLogsIn(t, host)
 	if after := whole(t, host); after != before {

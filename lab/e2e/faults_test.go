@@ -72,7 +72,7 @@ func TestLabFaults(t *testing.T) {
 	for _, chain := range chains {
 		group.Go(func() {
 			for _, f := range chain {
-				t.Run(fmt.Sprintf("%s/postgres-%d", f.name, fleet.lab.Host(f.host).Postgres), func(t *testing.T) { f.run(t, f.host) })
+				t.Run(fmt.Sprintf("%s/postgres-%d", f.name, fleet.Lab.Host(f.host).Postgres), func(t *testing.T) { f.run(t, f.host) })
 			}
 		})
 	}
@@ -107,7 +107,7 @@ func served(t *testing.T, hosts ...string) {
 	t.Helper()
 	fresh(t, hosts...)
 	for _, h := range hosts {
-		look(t, h, strings.NewReplacer("VERSION", fmt.Sprint(fleet.lab.Host(h).Postgres), "NETWORK", fleet.lab.Applications.String()).Replace(`set -e; cd /
+		look(t, h, strings.NewReplacer("VERSION", fmt.Sprint(fleet.Lab.Host(h).Postgres), "NETWORK", fleet.Lab.Applications.String()).Replace(`set -e; cd /
 conf=/etc/postgresql/VERSION/main
 echo "listen_addresses = '*'" >$conf/conf.d/00-test.conf
 printf 'host all app,reports NETWORK scram-sha-256\n' >>$conf/pg_hba.conf
@@ -147,7 +147,7 @@ echo certificate $(openssl s_client -starttls postgres -connect localhost:5432 <
 dpkg-query -W -f 'package ${Package} ${Version} ${Status}\n' 'postgresql-*'
 dpkg --audit
 echo unit $(systemctl is-active fault.service) $(systemctl show -P NeedDaemonReload postgresql@VERSION-main)
-ls /var/tmp/fault-* 2>/dev/null || true`, "VERSION", fmt.Sprint(fleet.lab.Host(host).Postgres)))
+ls /var/tmp/fault-* 2>/dev/null || true`, "VERSION", fmt.Sprint(fleet.Lab.Host(host).Postgres)))
 	return text + "reports " + letsIn(t, host, strings.Replace(appLogin, "user=app", "user=reports", 1)) + "\n"
 }
 
@@ -187,17 +187,17 @@ func unlike(a, b string) string {
 // through has the bench reach a host's sshd by a proxy. Certificates, rules and
 // everything else still name the host's own address.
 func (b *bench) through(host string) *sshtest.Proxy {
-	b.t.Helper()
-	address := fleet.lab.Host(host).Address.String()
+	b.T.Helper()
+	address := fleet.Lab.Host(host).Address.String()
 	p, err := sshtest.NewProxy(net.JoinHostPort(address, "22"), 0)
 	if err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
-	b.t.Cleanup(func() { p.Close() })
+	b.T.Cleanup(func() { p.Close() })
 	_, port, _ := net.SplitHostPort(p.Addr)
-	text, err := os.ReadFile(fleet.lab.KnownHosts)
+	text, err := os.ReadFile(fleet.Lab.KnownHosts)
 	if err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	known := string(text)
 	for line := range strings.Lines(string(text)) {
@@ -205,10 +205,10 @@ func (b *bench) through(host string) *sshtest.Proxy {
 			known += fmt.Sprintf("[%s]:%s,[127.0.0.1]:%s %s %s\n", address, port, port, f[1], f[2])
 		}
 	}
-	b.write("known", known)
-	b.write("ssh_config", fmt.Sprintf("Host %s\n HostName 127.0.0.1\n Port %s\n ConnectTimeout 3\n ServerAliveInterval 1\n ServerAliveCountMax 3\n", address, port))
+	b.Write("known", known)
+	b.Write("ssh_config", fmt.Sprintf("Host %s\n HostName 127.0.0.1\n Port %s\n ConnectTimeout 3\n ServerAliveInterval 1\n ServerAliveCountMax 3\n", address, port))
 	b.edit("fleet.toml", "[ssh]\n", "[ssh]\nconfig = \"ssh_config\"\n")
-	b.edit("fleet.toml", fleet.lab.KnownHosts, "known")
+	b.edit("fleet.toml", fleet.Lab.KnownHosts, "known")
 	return p
 }
 
@@ -220,7 +220,7 @@ func moment(t *testing.T, host, before, condition string) (come func(r *started)
 	t.Cleanup(cancel)
 	result := make(chan error, 1)
 	go func() {
-		_, err := fleet.lab.Host(host).Exec(ctx, "cd /\n"+before+"\nuntil "+condition+"; do sleep 0.002; done")
+		_, err := fleet.Lab.Host(host).Exec(ctx, "cd /\n"+before+"\nuntil "+condition+"; do sleep 0.002; done")
 		result <- err
 	}()
 	return func(r *started) {
@@ -251,24 +251,24 @@ func decided(t *testing.T, host string, within time.Duration) {
 
 // resumed finishes the bench's first run, and returns how often it had to be asked.
 func (b *bench) resumed() int {
-	b.t.Helper()
+	b.T.Helper()
 	list := b.runs()
 	if len(list) == 0 {
-		b.t.Fatal("there is no run to resume")
+		b.T.Fatal("there is no run to resume")
 	}
 	id := list[len(list)-1].Run
 	for n := 1; ; n++ {
-		s := b.run("runs", "resume", id, "--yes", "--lock-wait", "30s")
-		if s.code == 0 {
-			b.want(0, "plan", "--detailed-exitcode")
+		s := b.Run("runs", "resume", id, "--yes", "--lock-wait", "30s")
+		if s.Code == 0 {
+			b.Want(0, "plan", "--detailed-exitcode")
 			return n
 		}
 		if n == 2 {
-			b.t.Fatalf("resumed twice, and not finished:\n%s", s.all())
+			b.T.Fatalf("resumed twice, and not finished:\n%s", s.All())
 		}
-		b.t.Logf("resumed:\n%s", s.all())
-		if !strings.Contains(s.all(), "apply again") {
-			b.t.Errorf("what to do is not said:\n%s", s.all())
+		b.T.Logf("resumed:\n%s", s.All())
+		if !strings.Contains(s.All(), "apply again") {
+			b.T.Errorf("what to do is not said:\n%s", s.All())
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
 const (
@@ -24,25 +26,25 @@ const (
 func newGuide(t *testing.T, hosts ...string) *bench {
 	t.Helper()
 	fresh(t, hosts...)
-	b := &bench{t: t, dir: t.TempDir(), home: t.TempDir()}
-	l := fleet.lab
+	b := &bench{fleet.NewBench(t)}
+	l := fleet.Lab
 	args := []string{"init", "guide", "--user", l.User, "--identity", l.Key, "--known-hosts", l.KnownHosts, "--app-network", l.Applications.String()}
 	for _, name := range hosts {
 		h := l.Host(name)
 		args = append(args, "--host", fmt.Sprintf("%s=%s,version=%d", name, h.Address, h.Postgres))
 		t.Cleanup(func() { look(t, name, "rm -f /etc/rsyslog.d/10-postgresql.conf; systemctl restart rsyslog") })
 	}
-	b.want(0, args...)
-	b.dir = filepath.Join(b.dir, "guide")
+	b.Want(0, args...)
+	b.Dir = filepath.Join(b.Dir, "guide")
 	b.edit("fleet.toml", "age:appuser#password", "env:APP_PASSWORD")
 	b.edit("fleet.toml", "age:readuser#password", "env:READ_PASSWORD")
-	b.env = append(b.env, "APP_PASSWORD="+appPassword, "READ_PASSWORD="+readPassword)
+	b.Env = append(b.Env, "APP_PASSWORD="+appPassword, "READ_PASSWORD="+readPassword)
 	return b
 }
 
 // logFile is where a host's server writes its stderr.
 func logFile(host string) string {
-	return fmt.Sprintf("/var/log/postgresql/postgresql-%d-main.log", fleet.lab.Host(host).Postgres)
+	return fmt.Sprintf("/var/log/postgresql/postgresql-%d-main.log", fleet.Lab.Host(host).Postgres)
 }
 
 // A logged statement is one that a server has logged: who ran it, where, and its text.
@@ -118,13 +120,13 @@ func TestLabGuide(t *testing.T) {
 			sql(t, host, "ALTER SYSTEM SET log_statement = 'all'")
 			sql(t, host, "SELECT pg_reload_conf()")
 			look(t, host, ": >"+logFile(host))
-			plan := b.want(2, "plan", "--detailed-exitcode", "--json", "--out", "saved")
-			b.want(0, "apply", "--yes", "saved")
-			b.want(0, "plan", "--detailed-exitcode")
-			b.want(0, "apply", "--yes")
+			plan := b.Want(2, "plan", "--detailed-exitcode", "--json", "--out", "saved")
+			b.Want(0, "apply", "--yes", "saved")
+			b.Want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "apply", "--yes")
 
 			var want, got []string
-			for _, p := range plannedBy(t, plan.stdout) {
+			for _, p := range plannedBy(t, plan.Stdout) {
 				if !strings.Contains(p.SQL, "••••") {
 					want = append(want, p.Database+": "+p.SQL)
 				}
@@ -158,7 +160,7 @@ func TestLabGuide(t *testing.T) {
 // letter.
 func wantListed(t *testing.T, host string) {
 	t.Helper()
-	v := fleet.lab.Host(host).Postgres
+	v := fleet.Lab.Host(host).Postgres
 	owner := "appowner=arwdDxt/appowner"
 	if v >= 17 {
 		owner = "appowner=arwdDxtm/appowner"
@@ -182,7 +184,7 @@ func wantListed(t *testing.T, host string) {
 		`\du dba`:      "dba|" + member("pg_monitor,pg_signal_backend,appowner"),
 		`\drds`:        "",
 	} {
-		got := strings.TrimSpace(look(t, host, "cd /; runuser -u postgres -- psql -XAt -d appdb -c "+shellQuote(command)+" 2>/dev/null"))
+		got := strings.TrimSpace(look(t, host, "cd /; runuser -u postgres -- psql -XAt -d appdb -c "+labtest.Quote(command)+" 2>/dev/null"))
 		if got != want {
 			t.Errorf("%s says\n%s\nand should say\n%s", command, got, want)
 		}
@@ -194,13 +196,13 @@ func wantListed(t *testing.T, host string) {
 func wantWall(t *testing.T, b *bench, host string) {
 	t.Helper()
 	login := func(role, password, mode string) (*pgx.Conn, error) {
-		config, err := pgx.ParseConfig(fmt.Sprintf("host=%s user=%s dbname=appdb sslmode=%s sslrootcert=%s", fleet.lab.Host(host).Address, role, mode, filepath.Join(b.dir, "ca.pem")))
+		config, err := pgx.ParseConfig(fmt.Sprintf("host=%s user=%s dbname=appdb sslmode=%s sslrootcert=%s", fleet.Lab.Host(host).Address, role, mode, filepath.Join(b.Dir, "ca.pem")))
 		if err != nil {
 			return nil, err
 		}
 		config.Password = password
 		config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-		config.DialFunc = fleet.lab.FromApplication().DialContext
+		config.DialFunc = fleet.Lab.FromApplication().DialContext
 		return pgx.ConnectConfig(t.Context(), config)
 	}
 	for _, c := range []struct{ role, password, mode, want string }{

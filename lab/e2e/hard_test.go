@@ -66,8 +66,8 @@ func neverDown(t *testing.T, host string, v int, first, between string) {
 		times = 2
 	}
 	for range times {
-		if s := b.run("apply", "--yes"); s.code != 1 {
-			t.Fatalf("apply exited with %d\n%s", s.code, s.all())
+		if s := b.Run("apply", "--yes"); s.Code != 1 {
+			t.Fatalf("apply exited with %d\n%s", s.Code, s.All())
 		}
 	}
 	look(t, host, "runuser -u postgres -- pg_isready")
@@ -102,16 +102,16 @@ func TestLabSettingIsRemoved(t *testing.T) {
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			b := newBench(t, oneSetting("max_wal_senders", "15"), host)
-			b.want(0, "apply", "--yes")
+			b.Want(0, "apply", "--yes")
 			if got := sql(t, host, "SHOW max_wal_senders"); got != "15" {
 				t.Errorf("max_wal_senders is %s", got)
 			}
 			b.fleet("\n[[task]]\nname = \"Bad\"\nkind = \"settings\"\nfile = \"50-bad.conf\"\nstate = \"absent\"\n\n[[task]]\nname = \"PostgreSQL\"\nkind = \"service\"\n", host)
-			b.want(0, "apply", "--yes")
+			b.Want(0, "apply", "--yes")
 			if got := sql(t, host, "SHOW max_wal_senders"); got != "10" {
 				t.Errorf("max_wal_senders is %s", got)
 			}
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "plan", "--detailed-exitcode")
 		})
 	}
 }
@@ -130,14 +130,14 @@ func TestLabScriptKeepsItsSecrets(t *testing.T) {
 		"no SQL":   "SELECT {{ secret \"env:CANARY\" | literal }} FROM WHERE;\n",
 	} {
 		b := newBench(t, "\n[[task]]\nname = \"Script\"\nkind = \"psql\"\nscript = \"s.sql\"\nalways = true\n", "pg17")
-		b.write("s.sql", script)
-		b.env = append(b.env, "CANARY="+canary)
-		s := b.run("apply", "--yes")
-		if (s.code == 0) != (name == "succeeds") {
-			t.Errorf("%s: exit %d\n%s", name, s.code, s.all())
+		b.Write("s.sql", script)
+		b.Env = append(b.Env, "CANARY="+canary)
+		s := b.Run("apply", "--yes")
+		if (s.Code == 0) != (name == "succeeds") {
+			t.Errorf("%s: exit %d\n%s", name, s.Code, s.All())
 		}
-		if strings.Contains(s.all(), canary[:12]) {
-			t.Errorf("%s: the output shows the secret:\n%s", name, s.all())
+		if strings.Contains(s.All(), canary[:12]) {
+			t.Errorf("%s: the output shows the secret:\n%s", name, s.All())
 		}
 	}
 	if log := serverLog(t, "pg17"); strings.Contains(log, canary) {
@@ -155,13 +155,13 @@ func TestLabPlantedLinks(t *testing.T) {
 	conf := "/etc/postgresql/18/main"
 	look(t, "pg18", "cp -p /etc/profile /root/profile; cd "+conf+" && rm -rf conf.d pg_hba.conf && runuser -u postgres -- ln -s /etc/profile.d conf.d && runuser -u postgres -- ln -s /etc/profile pg_hba.conf")
 	b := newBench(t, oneSetting("work_mem", `"5MB"`)+"\n[[task]]\nname = \"Who\"\nkind = \"hba\"\nrules = [\"local all postgres peer\"]\n", "pg18")
-	s := b.run("apply", "--yes")
+	s := b.Run("apply", "--yes")
 	if got := look(t, "pg18", "cmp /etc/profile /root/profile && stat -c %U /etc/profile && ls /etc/profile.d"); !strings.HasPrefix(got, "root\n") || strings.Contains(got, "50-bad") {
-		t.Errorf("root followed a link of postgres's: %s\n%s", got, s.all())
+		t.Errorf("root followed a link of postgres's: %s\n%s", got, s.All())
 	}
 	look(t, "pg18", "cd "+conf+" && rm -f pg_hba.conf && runuser -u postgres -- ln -s /etc/shadow pg_hba.conf")
-	if s := b.run("plan"); strings.Contains(s.all(), "root:*") || strings.Contains(s.all(), "daemon:") {
-		t.Errorf("the plan shows what root alone may read:\n%s", s.all())
+	if s := b.Run("plan"); strings.Contains(s.All(), "root:*") || strings.Contains(s.All(), "daemon:") {
+		t.Errorf("the plan shows what root alone may read:\n%s", s.All())
 	}
 	fresh(t, "pg18")
 }

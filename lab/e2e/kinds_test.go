@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
 // restTasks are the kinds that are not the server's configuration.
@@ -99,18 +101,18 @@ func TestLabEveryKind(t *testing.T) {
 			fresh(t, host)
 			look(t, host, "rm -f /var/tmp/pgfleet-e2e; systemctl disable --now pgfleet-e2e 2>/dev/null; rm -f /etc/pgfleet-e2e.conf /etc/systemd/system/pgfleet-e2e.service; systemctl daemon-reload; cd /; runuser -u postgres -- psql -Xqc 'DROP DATABASE IF EXISTS appdb' -c 'DROP ROLE IF EXISTS appuser'")
 			// The login comes from here, which the rules let in.
-			b := newBench(t, strings.Replace(serverTasks, "{{ .Vars.applications }}", fleet.lab.Operator.String()+"/32", 1)+restTasks, host)
+			b := newBench(t, strings.Replace(serverTasks, "{{ .Vars.applications }}", fleet.Lab.Operator.String()+"/32", 1)+restTasks, host)
 			b.withCA()
-			b.write("unit.tmpl", unit)
+			b.Write("unit.tmpl", unit)
 			const token, password = "tok-Qz81-hushed", "pw-7Kd2_unsaid"
-			b.write("token", token+"\n")
-			b.write("roles.sql", "CREATE ROLE appuser LOGIN PASSWORD {{ secret \"env:APP_PASSWORD\" | literal }};\nCREATE DATABASE appdb OWNER appuser;\n")
-			b.env = append(b.env, "APP_PASSWORD="+password)
+			b.Write("token", token+"\n")
+			b.Write("roles.sql", "CREATE ROLE appuser LOGIN PASSWORD {{ secret \"env:APP_PASSWORD\" | literal }};\nCREATE DATABASE appdb OWNER appuser;\n")
+			b.Env = append(b.Env, "APP_PASSWORD="+password)
 
-			plan := b.want(2, "plan", "--detailed-exitcode")
-			apply := b.want(0, "apply", "--yes", "-v")
-			b.want(0, "plan", "--detailed-exitcode")
-			again := b.want(0, "apply", "--yes")
+			plan := b.Want(2, "plan", "--detailed-exitcode")
+			apply := b.Want(0, "apply", "--yes", "-v")
+			b.Want(0, "plan", "--detailed-exitcode")
+			again := b.Want(0, "apply", "--yes")
 
 			for what, script := range map[string]string{
 				"the unit runs":         "systemctl is-active pgfleet-e2e",
@@ -121,35 +123,35 @@ func TestLabEveryKind(t *testing.T) {
 				"systemd knows":         "[ $(systemctl show -P NeedDaemonReload pgfleet-e2e) = no ]",
 				"the template rendered": "grep -qx 'Description=For " + host + "' /etc/systemd/system/pgfleet-e2e.service",
 			} {
-				if out, err := fleet.lab.Host(host).Exec(t.Context(), script); err != nil {
+				if out, err := fleet.Lab.Host(host).Exec(t.Context(), script); err != nil {
 					t.Errorf("%s: %v %s", what, err, out)
 				}
 			}
-			if _, err := os.Stat(filepath.Join(b.dir, "here")); err != nil {
+			if _, err := os.Stat(filepath.Join(b.Dir, "here")); err != nil {
 				t.Error(err)
 			}
-			for _, s := range []said{plan, apply, again} {
+			for _, s := range []labtest.Said{plan, apply, again} {
 				for _, value := range []string{token, password} {
 					for _, form := range []string{value, base64.StdEncoding.EncodeToString([]byte(value))} {
-						if strings.Contains(s.all(), form) {
-							t.Errorf("the output shows a secret:\n%s", s.all())
+						if strings.Contains(s.All(), form) {
+							t.Errorf("the output shows a secret:\n%s", s.All())
 						}
 					}
 				}
 			}
 			// The search would find it: what is asked for in the clear is masked by
 			// the program's own way out, and only there.
-			control := b.want(0, "exec", "--user", "root", "--", "cat /etc/pgfleet-e2e.conf | tr a-z b-za")
-			if !strings.Contains(control.stdout, "uplfo") {
-				t.Errorf("the control finds nothing:\n%s", control.all())
+			control := b.Want(0, "exec", "--user", "root", "--", "cat /etc/pgfleet-e2e.conf | tr a-z b-za")
+			if !strings.Contains(control.Stdout, "uplfo") {
+				t.Errorf("the control finds nothing:\n%s", control.All())
 			}
 
 			// A watched file that changes restarts the unit, whoever changed it.
 			pid := look(t, host, "systemctl show -P MainPID pgfleet-e2e")
-			b.write("token", "tok-Other-hushed\n")
-			changed := b.want(0, "apply", "--yes")
-			if strings.Contains(changed.all(), "hushed") {
-				t.Errorf("the output shows a secret:\n%s", changed.all())
+			b.Write("token", "tok-Other-hushed\n")
+			changed := b.Want(0, "apply", "--yes")
+			if strings.Contains(changed.All(), "hushed") {
+				t.Errorf("the output shows a secret:\n%s", changed.All())
 			}
 			if now := look(t, host, "systemctl show -P MainPID pgfleet-e2e"); now == pid {
 				t.Error("the unit was not restarted though its file changed")
@@ -187,11 +189,11 @@ kind = "psql"
 script = "views.sql"
 always = true
 `, "pg17")
-	b.write("views.sql", "CREATE TABLE half (id int);\nSELECT relnam\nFROM pg_class;\n")
-	s := b.want(1, "apply", "--yes")
+	b.Write("views.sql", "CREATE TABLE half (id int);\nSELECT relnam\nFROM pg_class;\n")
+	s := b.Want(1, "apply", "--yes")
 	for _, want := range []string{"pg17: Views", "views.sql:", "LINE 1", "^", `column "relnam" does not exist`, "HINT", "relname", "nothing of it was kept"} {
-		if !strings.Contains(s.all(), want) {
-			t.Errorf("not said: %q\n%s", want, s.all())
+		if !strings.Contains(s.All(), want) {
+			t.Errorf("not said: %q\n%s", want, s.All())
 		}
 	}
 	if got := sql(t, "pg17", "SELECT count(*) FROM pg_class WHERE relname = 'half'"); got != "0" {
@@ -203,14 +205,14 @@ always = true
 // in no process list and no log.
 func TestLabSudoAsks(t *testing.T) {
 	fresh(t, "asks")
-	password := fleet.lab.Host("asks").SudoPassword
+	password := fleet.Lab.Host("asks").SudoPassword
 	b := newBench(t, oneSetting("log_connections", "true"), "asks")
 	script, err := exec.LookPath("script")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(script, "-qec", fleet.program+" apply --yes --ask-become-pass", "/dev/null")
-	cmd.Dir, cmd.Env = b.dir, []string{"HOME=" + b.home, "PATH=" + os.Getenv("PATH"), "TERM=dumb"}
+	cmd := exec.Command(script, "-qec", fleet.Program+" apply --yes --ask-become-pass", "/dev/null")
+	cmd.Dir, cmd.Env = b.Dir, []string{"HOME=" + b.Home, "PATH=" + os.Getenv("PATH"), "TERM=dumb"}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

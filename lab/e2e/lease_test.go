@@ -23,22 +23,22 @@ type started struct {
 
 // start starts pgfleet, which is killed at the end of the test.
 func (b *bench) start(args ...string) *started {
-	b.t.Helper()
+	b.T.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	s := &started{t: b.t, cmd: b.command(ctx, args...), ended: make(chan struct{})}
+	s := &started{t: b.T, cmd: b.Command(ctx, args...), ended: make(chan struct{})}
 	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
 	if err := s.cmd.Start(); err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	go func() {
 		_ = s.cmd.Wait()
 		close(s.ended)
 	}()
-	b.t.Cleanup(func() {
+	b.T.Cleanup(func() {
 		cancel()
 		<-s.ended
-		if b.t.Failed() {
-			b.t.Logf("pgfleet %s:\n%s", strings.Join(args, " "), s.out.String())
+		if b.T.Failed() {
+			b.T.Logf("pgfleet %s:\n%s", strings.Join(args, " "), s.out.String())
 		}
 	})
 	return s
@@ -119,9 +119,9 @@ func TestLabTwoOperators(t *testing.T) {
 		fmt.Sscan(since, &clock)
 		who := fmt.Sprintf("%s has been applying here since %s", holder, time.Unix(clock, 0).Format(time.TimeOnly))
 
-		wantWords(t, other.want(0, "plan").stdout, "pg17: "+who)
-		refused := other.want(1, "apply", "--yes")
-		wantWords(t, refused.all(), who, fmt.Sprintf("pid %d", first.cmd.Process.Pid), "wait with --lock-wait 10m, or see pgfleet unlock", "nothing was changed, because pg17 is not free")
+		wantWords(t, other.Want(0, "plan").Stdout, "pg17: "+who)
+		refused := other.Want(1, "apply", "--yes")
+		wantWords(t, refused.All(), who, fmt.Sprintf("pid %d", first.cmd.Process.Pid), "wait with --lock-wait 10m, or see pgfleet unlock", "nothing was changed, because pg17 is not free")
 		for _, h := range []string{"pg15", "pg17"} {
 			if got := look(t, h, "ls /etc/pgfleet-second 2>/dev/null || true"); got != "" {
 				t.Errorf("%s was changed by who was refused", h)
@@ -142,7 +142,7 @@ func TestLabTwoOperators(t *testing.T) {
 		if got := look(t, "pg17", "cd /var/lib/pgfleet; ls lease 2>/dev/null; cat token"); got != "2\n" {
 			t.Errorf("after both: %q", got)
 		}
-		log := other.want(0, "log", "-l", "pg17", "-n", "6").stdout
+		log := other.Want(0, "log", "-l", "pg17", "-n", "6").Stdout
 		at := 0
 		for _, line := range []string{"lease 1 taken: pgfleet apply --yes=true", "step 1/1 done: Slow", "lease 1 given back",
 			"lease 2 taken: pgfleet apply --lock-wait=1m0s --yes=true", "step 1/1 done: The second operator's", "lease 2 given back"} {
@@ -152,7 +152,7 @@ func TestLabTwoOperators(t *testing.T) {
 			}
 			at += i
 		}
-		wantWords(t, other.want(0, "log", "-l", "pg17", "--json").stdout, `"what": "lease 2 given back"`, `"who": "`+holder)
+		wantWords(t, other.Want(0, "log", "-l", "pg17", "--json").Stdout, `"what": "lease 2 given back"`, `"who": "`+holder)
 		t.Logf("PROOF: the second operator was told: %s\n", who)
 	})
 }
@@ -174,12 +174,12 @@ func TestLabStaleLease(t *testing.T) {
 			host := fmt.Sprintf("pg%d", v)
 			for _, kind := range kinds {
 				b, other := leaseBenches(t, "\n[[task]]\nname = \"Late\"\n"+late[kind], host)
-				b.write("late.sql", "CREATE ROLE late;\n")
+				b.Write("late.sql", "CREATE ROLE late;\n")
 				first := b.start("apply", "--yes", "--lease-ttl", "2s")
 				until(t, host, "[ -e /run/e2e-began ]")
 				first.signal(syscall.SIGSTOP)
 				look(t, host, "touch /run/e2e-go")
-				other.want(0, "apply", "--yes", "--lock-wait", "20s")
+				other.Want(0, "apply", "--yes", "--lock-wait", "20s")
 				first.signal(syscall.SIGCONT)
 				out := first.end(1)
 				wantWords(t, out, "this run's lease was taken away, as pgfleet log shows, so nothing more is written here")
@@ -214,7 +214,7 @@ name = "Late"
 kind = "role"
 role = "late"
 `, "pg15")
-		b.write("long.sql", "SELECT pg_sleep(5);\nCREATE ROLE long;\n")
+		b.Write("long.sql", "SELECT pg_sleep(5);\nCREATE ROLE long;\n")
 		other.fleet(second+slow, "pg15")
 		first := b.start("apply", "--yes", "--lease-ttl", "1s")
 		until(t, "pg15", `[ "$(cd /; runuser -u postgres -- psql -XAtqc "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")" = 1 ]`)
@@ -252,12 +252,12 @@ func TestLabKilledHolder(t *testing.T) {
 		}
 		kill()
 		look(t, "pg15", "sed -i 's/^process .*/process elsewhere/' /var/lib/pgfleet/lease")
-		wantWords(t, other.want(1, "apply", "--yes").all(), "has been applying here")
-		other.want(0, "apply", "--yes", "--lock-wait", "30s")
+		wantWords(t, other.Want(1, "apply", "--yes").All(), "has been applying here")
+		other.Want(0, "apply", "--yes", "--lock-wait", "30s")
 		kill()
 		look(t, "pg15", "rm /etc/pgfleet-second")
-		other.want(0, "apply", "--yes")
-		wantWords(t, other.want(0, "log").stdout, "lease 1 of ", "was never given back", "lease 4 taken")
+		other.Want(0, "apply", "--yes")
+		wantWords(t, other.Want(0, "log").Stdout, "lease 1 of ", "was never given back", "lease 4 taken")
 	})
 }
 
@@ -265,24 +265,24 @@ func TestLabKilledHolder(t *testing.T) {
 func TestLabUnlock(t *testing.T) {
 	t.Run("postgres-15", func(t *testing.T) {
 		b, other := leaseBenches(t, "\n[[task]]\nname = \"Late\"\nkind = \"file\"\npath = \"/etc/pgfleet-late\"\ncontent = \"late\\n\"\n", "pg15")
-		wantWords(t, other.want(0, "unlock", "--yes").stdout, "nobody is applying")
-		wantWords(t, other.want(0, "log").stdout, "pgfleet has changed nothing here")
+		wantWords(t, other.Want(0, "unlock", "--yes").Stdout, "nobody is applying")
+		wantWords(t, other.Want(0, "log").Stdout, "pgfleet has changed nothing here")
 		first := b.start("apply", "--yes")
 		until(t, "pg15", "[ -e /run/e2e-began ]")
-		wantWords(t, other.want(2, "unlock").all(), "add --yes")
-		busy := other.want(1, "unlock", "--yes")
-		wantWords(t, busy.all(), "has been applying here since", "pgfleet apply --yes=true", "if it is not renewed", "lease 1 taken", "something is being written with it", "pid ")
+		wantWords(t, other.Want(2, "unlock").All(), "add --yes")
+		busy := other.Want(1, "unlock", "--yes")
+		wantWords(t, busy.All(), "has been applying here since", "pgfleet apply --yes=true", "if it is not renewed", "lease 1 taken", "something is being written with it", "pid ")
 		first.signal(syscall.SIGSTOP)
 		look(t, "pg15", "touch /run/e2e-go")
 		until(t, "pg15", "[ -e /run/e2e-slow ]")
-		wantWords(t, other.want(0, "unlock", "--yes").stdout, "was taken away")
-		other.want(0, "apply", "--yes")
+		wantWords(t, other.Want(0, "unlock", "--yes").Stdout, "was taken away")
+		other.Want(0, "apply", "--yes")
 		first.signal(syscall.SIGCONT)
 		wantWords(t, first.end(1), "this run's lease was taken away, as pgfleet log shows")
 		if got := look(t, "pg15", "ls /etc/pgfleet-late 2>/dev/null || true"); got != "" {
 			t.Error("the late file was written")
 		}
-		wantWords(t, other.want(0, "log").stdout, " taken away", "lease 3 taken")
+		wantWords(t, other.Want(0, "log").Stdout, " taken away", "lease 3 taken")
 	})
 }
 
@@ -293,7 +293,7 @@ func TestLabLeaseReadOnly(t *testing.T) {
 		_, other := leaseBenches(t, "", "pg15", "pg17")
 		look(t, "pg15", "mkdir -p /var/lib/pgfleet && mount -t tmpfs -o ro,mode=755 none /var/lib/pgfleet")
 		t.Cleanup(func() { look(t, "pg15", "umount /var/lib/pgfleet") })
-		wantWords(t, other.want(1, "apply", "--yes").all(), "its lease could not be taken, so nothing was changed", "Read-only file system")
+		wantWords(t, other.Want(1, "apply", "--yes").All(), "its lease could not be taken, so nothing was changed", "Read-only file system")
 		look(t, "pg17", "grep -qx second /etc/pgfleet-second")
 		look(t, "pg15", "[ ! -e /etc/pgfleet-second ]")
 	})

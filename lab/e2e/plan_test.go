@@ -62,7 +62,7 @@ for p in $(pgrep -o postgres) $(pgrep -o sshd) $(pgrep -o rsyslogd); do stat -c 
 }
 
 func serverLog(t *testing.T, host string) string {
-	v := fleet.lab.Host(host).Postgres
+	v := fleet.Lab.Host(host).Postgres
 	return look(t, host, fmt.Sprintf("cat /var/log/postgresql/postgresql-%d-main.log", v))
 }
 
@@ -81,7 +81,7 @@ func TestLabPlanChangesNothingAndApplyMakesIt(t *testing.T) {
 			sql(t, host, "SELECT pg_reload_conf()")
 			time.Sleep(200 * time.Millisecond)
 			before, logBefore := snapshot(t, host), serverLog(t, host)
-			plan := b.want(2, "plan", "--detailed-exitcode")
+			plan := b.Want(2, "plan", "--detailed-exitcode")
 			time.Sleep(200 * time.Millisecond)
 			logAfter := serverLog(t, host)
 			snapshotDiffers(t, before, snapshot(t, host))
@@ -105,9 +105,9 @@ func TestLabPlanChangesNothingAndApplyMakesIt(t *testing.T) {
 
 			// What was planned is what is made, and nothing else.
 			etc := etcFiles(t, host)
-			b.want(0, "apply", "--yes")
+			b.Want(0, "apply", "--yes")
 			var planned []string
-			for _, m := range regexp.MustCompile(`(?:create|change) (/\S+)`).FindAllStringSubmatch(plan.stdout, -1) {
+			for _, m := range regexp.MustCompile(`(?:create|change) (/\S+)`).FindAllStringSubmatch(plan.Stdout, -1) {
 				planned = append(planned, m[1])
 			}
 			planned = append(planned, conf+"/server.pem")
@@ -122,7 +122,7 @@ func TestLabPlanChangesNothingAndApplyMakesIt(t *testing.T) {
 				}
 			}
 			for query, want := range map[string]string{
-				"SHOW listen_addresses": "localhost, " + fleet.lab.Host(host).Address.String(),
+				"SHOW listen_addresses": "localhost, " + fleet.Lab.Host(host).Address.String(),
 				"SHOW ssl_cert_file":    conf + "/server.pem",
 				"SHOW log_connections":  "on",
 				"SHOW pgaudit.log":      "ddl, write, role",
@@ -139,23 +139,23 @@ func TestLabPlanChangesNothingAndApplyMakesIt(t *testing.T) {
 			if got := look(t, host, "stat -c '%U:%G %a' "+conf+"/server.pem"); strings.TrimSpace(got) != "postgres:postgres 600" {
 				t.Errorf("server.pem is %s", got)
 			}
-			second := b.want(0, "plan", "--detailed-exitcode")
-			b.want(0, "apply", "--yes")
+			second := b.Want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "apply", "--yes")
 			if left := look(t, host, "find / -xdev -name '.pgfleet*' -o -xdev -name 'pgfleet-trial*' 2>/dev/null | grep -v ^/proc || true"); left != "" {
 				t.Errorf("left behind: %s", left)
 			}
-			if strings.Contains(second.all(), "reload") {
-				t.Errorf("second plan:\n%s", second.all())
+			if strings.Contains(second.All(), "reload") {
+				t.Errorf("second plan:\n%s", second.All())
 			}
 
 			// A change made by hand is found and undone.
 			look(t, host, "echo 'host all all 0.0.0.0/0 trust' >>"+conf+"/pg_hba.conf; sed -i s/localhost/\\*/ "+conf+"/conf.d/10-network.conf; systemctl restart postgresql@"+fmt.Sprint(v)+"-main")
-			drift := b.want(2, "plan", "--detailed-exitcode")
-			if !strings.Contains(drift.stdout, "-host all all 0.0.0.0/0 trust") {
-				t.Errorf("the plan does not show the rule that was added by hand:\n%s", drift.stdout)
+			drift := b.Want(2, "plan", "--detailed-exitcode")
+			if !strings.Contains(drift.Stdout, "-host all all 0.0.0.0/0 trust") {
+				t.Errorf("the plan does not show the rule that was added by hand:\n%s", drift.Stdout)
 			}
-			b.want(0, "apply", "--yes")
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "apply", "--yes")
+			b.Want(0, "plan", "--detailed-exitcode")
 			if got := sql(t, host, "SHOW listen_addresses"); !strings.HasPrefix(got, "localhost") {
 				t.Errorf("listen_addresses is %s", got)
 			}

@@ -36,17 +36,17 @@ func TestLabRefused(t *testing.T) {
 			b := newBench(t, c.tasks, "pg15")
 			started := sql(t, "pg15", "SELECT pg_postmaster_start_time()")
 			before := snapshot(t, "pg15")
-			p := b.run("plan", "--detailed-exitcode")
-			if p.code != c.plan {
-				t.Errorf("plan exited with %d, want %d\n%s", p.code, c.plan, p.all())
+			p := b.Run("plan", "--detailed-exitcode")
+			if p.Code != c.plan {
+				t.Errorf("plan exited with %d, want %d\n%s", p.Code, c.plan, p.All())
 			}
-			a := b.run("apply", "--yes")
-			if a.code == 0 {
-				t.Errorf("apply exited with 0\n%s", a.all())
+			a := b.Run("apply", "--yes")
+			if a.Code == 0 {
+				t.Errorf("apply exited with 0\n%s", a.All())
 			}
 			for _, w := range c.want {
-				if !strings.Contains(a.all(), w) {
-					t.Errorf("apply does not say %q:\n%s", w, a.all())
+				if !strings.Contains(a.All(), w) {
+					t.Errorf("apply does not say %q:\n%s", w, a.All())
 				}
 			}
 			snapshotDiffers(t, before, snapshot(t, "pg15"))
@@ -71,9 +71,9 @@ func TestLabPutBackAfterAFailedRestart(t *testing.T) {
 			// nowhere cannot see it, and the real server binds none of them.
 			b := newBench(t, oneSetting("listen_addresses", `"192.0.2.1"`), host)
 			before := etcFiles(t, host)
-			s := b.run("apply", "--yes")
-			if s.code != 1 || !strings.Contains(s.all(), "put back") {
-				t.Errorf("exit %d\n%s", s.code, s.all())
+			s := b.Run("apply", "--yes")
+			if s.Code != 1 || !strings.Contains(s.All(), "put back") {
+				t.Errorf("exit %d\n%s", s.Code, s.All())
 			}
 			after := etcFiles(t, host)
 			for path, sum := range after {
@@ -98,15 +98,15 @@ func TestLabOthersComplete(t *testing.T) {
 	tasks := oneSetting("log_connections", "true")
 	b := newBench(t, tasks, "pg13", "down", "pg15", "asks")
 	// One host has a key that is not the one we know.
-	b.write("known_hosts", wrongKey(t, "pg15"))
-	b.edit("fleet.toml", fleet.lab.KnownHosts, "known_hosts")
-	s := b.run("apply", "--yes", "--connect-timeout", "5s")
-	if s.code != 1 {
-		t.Errorf("exit %d", s.code)
+	b.Write("known_hosts", wrongKey(t, "pg15"))
+	b.edit("fleet.toml", fleet.Lab.KnownHosts, "known_hosts")
+	s := b.Run("apply", "--yes", "--connect-timeout", "5s")
+	if s.Code != 1 {
+		t.Errorf("exit %d", s.Code)
 	}
 	for _, want := range []string{"NOPASSWD", "ssh-keygen -R", "--ask-become-pass"} {
-		if !strings.Contains(s.all(), want) {
-			t.Errorf("nothing said of %q:\n%s", want, s.all())
+		if !strings.Contains(s.All(), want) {
+			t.Errorf("nothing said of %q:\n%s", want, s.All())
 		}
 	}
 	if got := sql(t, "pg13", "SHOW log_connections"); got != "on" {
@@ -116,7 +116,7 @@ func TestLabOthersComplete(t *testing.T) {
 		t.Error("pg15 was changed though its host key is not the known one")
 	}
 	for _, host := range []string{"down", "pg15", "asks"} {
-		if !strings.Contains(s.all(), host) {
+		if !strings.Contains(s.All(), host) {
 			t.Errorf("nothing said of %s", host)
 		}
 	}

@@ -46,28 +46,28 @@ func TestLabStandbyWaits(t *testing.T) {
 		caughtUp(t)
 		look(t, "standby", "printf 'log_statement = all\\nrecovery_min_apply_delay = 3s\\n' >/etc/postgresql/15/main/conf.d/00-test.conf; systemctl reload postgresql@15-main; sleep 0.5; : >"+logFile("standby"))
 
-		plan := b.want(2, "plan", "--detailed-exitcode")
+		plan := b.Want(2, "plan", "--detailed-exitcode")
 		for _, want := range []string{"comes by replication from primary: CREATE ROLE appowner", "comes by replication from primary: CREATE POLICY tenant"} {
-			if !strings.Contains(plan.stdout, want) {
-				t.Errorf("the plan does not say %q:\n%s", want, plan.stdout)
+			if !strings.Contains(plan.Stdout, want) {
+				t.Errorf("the plan does not say %q:\n%s", want, plan.Stdout)
 			}
 		}
 
 		// Alone it cannot be done, and says where.
-		alone := b.want(1, "apply", "--yes", "--limit", "standby")
-		if !strings.Contains(alone.all(), "Owner: what differs comes by replication from primary: apply there") {
-			t.Errorf("apply of the standby alone:\n%s", alone.all())
+		alone := b.Want(1, "apply", "--yes", "--limit", "standby")
+		if !strings.Contains(alone.All(), "Owner: what differs comes by replication from primary: apply there") {
+			t.Errorf("apply of the standby alone:\n%s", alone.All())
 		}
 		if got := sql(t, "primary", "SELECT count(*) FROM pg_roles WHERE rolname IN ('appowner', 'appuser', 'readuser')"); got != "0" {
 			t.Errorf("the primary has %s of the roles", got)
 		}
 
 		start := time.Now()
-		b.want(0, "apply", "--yes")
+		b.Want(0, "apply", "--yes")
 		if took := time.Since(start); took < 3*time.Second {
 			t.Errorf("apply took %v, and replay is 3 s late", took)
 		}
-		b.want(0, "plan", "--detailed-exitcode")
+		b.Want(0, "plan", "--detailed-exitcode")
 		if got := sql(t, "standby", "SELECT count(*) FROM pg_roles WHERE rolname IN ('appowner', 'appuser', 'readuser')"); got != "3" {
 			t.Errorf("when apply has ended, the standby has %s of the 3 roles", got)
 		}
@@ -76,14 +76,14 @@ func TestLabStandbyWaits(t *testing.T) {
 		// standby nothing is claimed.
 		sql(t, "standby", "SELECT pg_wal_replay_pause()")
 		sql(t, "primary", "ALTER ROLE appuser CONNECTION LIMIT 7")
-		paused := b.run("apply", "--yes")
+		paused := b.Run("apply", "--yes")
 		if got := sql(t, "primary", "SELECT rolconnlimit FROM pg_roles WHERE rolname = 'appuser'"); got != "20" {
-			t.Errorf("the primary was not put right: %s\n%s", got, paused.all())
+			t.Errorf("the primary was not put right: %s\n%s", got, paused.All())
 		}
 		sql(t, "standby", "SELECT pg_wal_replay_resume()")
 		caughtUp(t)
-		b.want(0, "apply", "--yes")
-		b.want(0, "plan", "--detailed-exitcode")
+		b.Want(0, "apply", "--yes")
+		b.Want(0, "plan", "--detailed-exitcode")
 
 		// The drift arrives, and then its way back does not.
 		sql(t, "primary", "ALTER ROLE appuser CONNECTION LIMIT 7")
@@ -94,15 +94,15 @@ func TestLabStandbyWaits(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		sql(t, "standby", "SELECT pg_wal_replay_pause()")
-		stuck := b.want(1, "apply", "--yes")
+		stuck := b.Want(1, "apply", "--yes")
 		for _, want := range []string{"standby", "replay is paused at", "SELECT pg_wal_replay_resume() goes on"} {
-			if !strings.Contains(stuck.all(), want) {
-				t.Errorf("a standby that is paused: not said %q:\n%s", want, stuck.all())
+			if !strings.Contains(stuck.All(), want) {
+				t.Errorf("a standby that is paused: not said %q:\n%s", want, stuck.All())
 			}
 		}
 		sql(t, "standby", "SELECT pg_wal_replay_resume()")
-		b.want(0, "apply", "--yes")
-		b.want(0, "plan", "--detailed-exitcode")
+		b.Want(0, "apply", "--yes")
+		b.Want(0, "plan", "--detailed-exitcode")
 		onlyLooked(t, "standby")
 	})
 }

@@ -14,26 +14,26 @@ import (
 )
 
 func (b *bench) edit(name, old, new string) {
-	b.t.Helper()
-	path := filepath.Join(b.dir, name)
+	b.T.Helper()
+	path := filepath.Join(b.Dir, name)
 	text, err := os.ReadFile(path)
 	if err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	if !strings.Contains(string(text), old) {
-		b.t.Fatalf("%s: no %q", name, old)
+		b.T.Fatalf("%s: no %q", name, old)
 	}
-	b.write(name, strings.ReplaceAll(string(text), old, new))
+	b.Write(name, strings.ReplaceAll(string(text), old, new))
 }
 
 // wrongKey is the lab's known_hosts with another host's key for one host.
 func wrongKey(t *testing.T, host string) string {
 	t.Helper()
-	text, err := os.ReadFile(fleet.lab.KnownHosts)
+	text, err := os.ReadFile(fleet.Lab.KnownHosts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := fleet.lab.Host(host).Address.String()
+	address := fleet.Lab.Host(host).Address.String()
 	var lines []string
 	other := ""
 	for line := range strings.Lines(string(text)) {
@@ -63,14 +63,14 @@ func TestLabKilled(t *testing.T) {
 	b := newBench(t, serverTasks, host)
 	b.withCA()
 	start := time.Now()
-	b.want(0, "apply", "--yes")
+	b.Want(0, "apply", "--yes")
 	whole := time.Since(start)
 	changed := 0
 	for i := range points {
 		fresh(t, host)
 		before := etcFiles(t, host)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		cmd := b.command(ctx, "apply", "--yes")
+		cmd := b.Command(ctx, "apply", "--yes")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -90,13 +90,13 @@ func TestLabKilled(t *testing.T) {
 		}
 		// A step that was under way is put back first, and what was planned with it
 		// in the middle does not hold then.
-		if s := b.run("apply", "--yes"); s.code != 0 {
-			if !strings.Contains(s.all(), "apply again") {
-				t.Errorf("killed at %d of %d, the next apply says:\n%s", i+1, points+1, s.all())
+		if s := b.Run("apply", "--yes"); s.Code != 0 {
+			if !strings.Contains(s.All(), "apply again") {
+				t.Errorf("killed at %d of %d, the next apply says:\n%s", i+1, points+1, s.All())
 			}
-			b.want(0, "apply", "--yes")
+			b.Want(0, "apply", "--yes")
 		}
-		b.want(0, "plan", "--detailed-exitcode")
+		b.Want(0, "plan", "--detailed-exitcode")
 		verifyServed(t, b, host)
 		if left := look(t, host, "find / -xdev \\( -name '.pgfleet*' -o -name 'pgfleet-trial*' \\) 2>/dev/null || true"); left != "" {
 			t.Errorf("killed at %d of %d, left behind: %s", i+1, points+1, left)
@@ -121,7 +121,7 @@ creates = "/run/later"
 `, "pg15")
 	b.withCA()
 	look(t, "pg15", "rm -f /run/later")
-	cmd := b.command(context.Background(), "apply", "--yes")
+	cmd := b.Command(context.Background(), "apply", "--yes")
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
@@ -153,11 +153,11 @@ creates = "/run/later"
 func TestLabSavedPlan(t *testing.T) {
 	fresh(t, "pg13", "pg17")
 	b := newBench(t, oneSetting("log_connections", "true"), "pg13", "pg17")
-	b.want(0, "plan", "--out", "plan.json")
+	b.Want(0, "plan", "--out", "plan.json")
 	look(t, "pg17", "echo '# by hand' >>/etc/postgresql/17/main/conf.d/50-bad.conf")
-	s := b.want(1, "apply", "--yes", "plan.json")
-	if !strings.Contains(s.all(), "pg17") {
-		t.Errorf("the host that drifted is not named:\n%s", s.all())
+	s := b.Want(1, "apply", "--yes", "plan.json")
+	if !strings.Contains(s.All(), "pg17") {
+		t.Errorf("the host that drifted is not named:\n%s", s.All())
 	}
 	if got := sql(t, "pg13", "SHOW log_connections"); got != "on" {
 		t.Errorf("pg13, which did not drift: log_connections is %s", got)
@@ -172,18 +172,18 @@ func TestLabSavedPlan(t *testing.T) {
 func TestLabOrphan(t *testing.T) {
 	fresh(t, "pg15")
 	b := newBench(t, oneSetting("log_connections", "true"), "pg15")
-	b.want(0, "apply", "--yes")
+	b.Want(0, "apply", "--yes")
 	b.fleet("\n[[task]]\nname = \"PostgreSQL\"\nkind = \"service\"\n", "pg15")
-	s := b.want(0, "plan", "--detailed-exitcode")
-	if !strings.Contains(s.stdout, "conf.d/50-bad.conf") {
-		t.Errorf("the orphan is not listed:\n%s", s.all())
+	s := b.Want(0, "plan", "--detailed-exitcode")
+	if !strings.Contains(s.Stdout, "conf.d/50-bad.conf") {
+		t.Errorf("the orphan is not listed:\n%s", s.All())
 	}
 	b.fleet("\n[[task]]\nname = \"Gone\"\nkind = \"settings\"\nfile = \"50-bad.conf\"\nstate = \"absent\"\n", "pg15")
-	b.want(0, "apply", "--yes")
+	b.Want(0, "apply", "--yes")
 	if got := sql(t, "pg15", "SHOW log_connections"); got != "off" {
 		t.Errorf("log_connections is %s", got)
 	}
-	b.want(0, "plan", "--detailed-exitcode")
+	b.Want(0, "plan", "--detailed-exitcode")
 }
 
 // A cluster's own standby keeps streaming under a rule file that names only
@@ -191,11 +191,11 @@ func TestLabOrphan(t *testing.T) {
 func TestLabStandbyKeepsStreaming(t *testing.T) {
 	fresh(t, "primary")
 	b := newBench(t, "\n[[task]]\nname = \"Who\"\nkind = \"hba\"\nrules = [\"local all postgres peer\"]\n", "primary", "standby")
-	b.want(0, "apply", "--yes")
+	b.Want(0, "apply", "--yes")
 	look(t, "standby", "systemctl restart postgresql@15-main")
 	for range 100 {
 		if sql(t, "primary", "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "1" {
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "plan", "--detailed-exitcode")
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -210,8 +210,8 @@ func TestLabSortsOfHosts(t *testing.T) {
 		t.Run(host+"/postgres-15", func(t *testing.T) {
 			fresh(t, host)
 			b := newBench(t, oneSetting("log_connections", "true"), host)
-			b.want(0, "apply", "--yes")
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "apply", "--yes")
+			b.Want(0, "plan", "--detailed-exitcode")
 			if got := sql(t, host, "SHOW log_connections"); got != "on" {
 				t.Errorf("log_connections is %s", got)
 			}
@@ -221,8 +221,8 @@ func TestLabSortsOfHosts(t *testing.T) {
 		fresh(t, "asroot")
 		b := newBench(t, oneSetting("log_connections", "true"), "asroot")
 		b.edit("fleet.toml", "postgres.version = 15\n", "postgres.version = 15\n[hosts.asroot.instances.main]\n[hosts.asroot.instances.second]\nport = 5433\n")
-		b.want(0, "apply", "--yes")
-		b.want(0, "plan", "--detailed-exitcode")
+		b.Want(0, "apply", "--yes")
+		b.Want(0, "plan", "--detailed-exitcode")
 		got := look(t, "asroot", "cd /; for p in 5432 5433; do runuser -u postgres -- psql -XAtq -p $p -c 'SHOW log_connections'; done")
 		if got != "on\non\n" {
 			t.Errorf("log_connections: %s", got)
@@ -230,34 +230,34 @@ func TestLabSortsOfHosts(t *testing.T) {
 	})
 	t.Run("package/postgres-15", func(t *testing.T) {
 		b := newBench(t, "\n[[task]]\nname = \"pgaudit\"\nkind = \"package\"\npackages = [\"postgresql-15-pgaudit\"]\n", "noforward")
-		b.want(2, "plan", "--detailed-exitcode")
-		b.want(0, "apply", "--yes")
+		b.Want(2, "plan", "--detailed-exitcode")
+		b.Want(0, "apply", "--yes")
 		if got := look(t, "noforward", "dpkg-query -W -f '${Status}' postgresql-15-pgaudit"); got != "install ok installed" {
 			t.Errorf("pgaudit: %s", got)
 		}
-		b.want(0, "plan", "--detailed-exitcode")
+		b.Want(0, "plan", "--detailed-exitcode")
 	})
 }
 
 // exec and sql reach every host, and say which said what.
 func TestLabExecAndSQL(t *testing.T) {
 	b := newBench(t, "", "pg13", "pg15", "pg17", "pg18")
-	s := b.want(0, "sql", "SELECT current_setting('server_version_num')::int / 10000 AS major", "--csv")
+	s := b.Want(0, "sql", "SELECT current_setting('server_version_num')::int / 10000 AS major", "--csv")
 	for _, v := range versions() {
-		if !strings.Contains(s.stdout, fmt.Sprintf("pg%d,%d", v, v)) {
-			t.Errorf("no line for pg%d:\n%s", v, s.stdout)
+		if !strings.Contains(s.Stdout, fmt.Sprintf("pg%d,%d", v, v)) {
+			t.Errorf("no line for pg%d:\n%s", v, s.Stdout)
 		}
 	}
-	s = b.want(1, "exec", "--", "hostname; [ $(hostname) != pg17 ]")
+	s = b.Want(1, "exec", "--", "hostname; [ $(hostname) != pg17 ]")
 	for _, v := range versions() {
-		if !strings.Contains(s.all(), fmt.Sprintf("pg%d", v)) {
-			t.Errorf("nothing of pg%d:\n%s", v, s.all())
+		if !strings.Contains(s.All(), fmt.Sprintf("pg%d", v)) {
+			t.Errorf("nothing of pg%d:\n%s", v, s.All())
 		}
 	}
-	s = b.want(1, "sql", "SELECT nonsense FROM pg_class", "-l", "pg15")
+	s = b.Want(1, "sql", "SELECT nonsense FROM pg_class", "-l", "pg15")
 	for _, want := range []string{"LINE 1", "^", `column "nonsense" does not exist`} {
-		if !strings.Contains(s.all(), want) {
-			t.Errorf("sql does not say %q:\n%s", want, s.all())
+		if !strings.Contains(s.All(), want) {
+			t.Errorf("sql does not say %q:\n%s", want, s.All())
 		}
 	}
 }
@@ -280,10 +280,10 @@ run = "echo once >>/var/tmp/times"
 unless = "test -e /var/tmp/times"
 `, "asroot")
 	b.edit("fleet.toml", "postgres.version = 15\n", "postgres.version = 15\n[hosts.asroot.instances.main]\n[hosts.asroot.instances.second]\nport = 5433\n")
-	b.want(2, "plan", "--detailed-exitcode")
-	b.want(0, "apply", "--yes")
+	b.Want(2, "plan", "--detailed-exitcode")
+	b.Want(0, "apply", "--yes")
 	if got := look(t, "asroot", "cat /etc/pgfleet-shared /var/tmp/times"); got != "shared\nonce\n" {
 		t.Errorf("found %q", got)
 	}
-	b.want(0, "plan", "--detailed-exitcode")
+	b.Want(0, "plan", "--detailed-exitcode")
 }

@@ -44,16 +44,16 @@ mode = "0600"
 // journals returns the text of each journal of the bench's operator, by the
 // file's name.
 func (b *bench) journals() map[string]string {
-	b.t.Helper()
-	names, err := filepath.Glob(filepath.Join(b.home, ".local/state/pgfleet/runs/*.jsonl"))
+	b.T.Helper()
+	names, err := filepath.Glob(filepath.Join(b.Home, ".local/state/pgfleet/runs/*.jsonl"))
 	if err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	all := map[string]string{}
 	for _, name := range names {
 		text, err := os.ReadFile(name)
 		if err != nil {
-			b.t.Fatal(err)
+			b.T.Fatal(err)
 		}
 		all[strings.TrimSuffix(filepath.Base(name), ".jsonl")] = string(text)
 	}
@@ -68,14 +68,14 @@ type listed struct {
 
 // runs lists the runs, the newest first. Each one's chain has to hold.
 func (b *bench) runs() []listed {
-	b.t.Helper()
+	b.T.Helper()
 	var doc struct{ Runs []listed }
-	if err := json.Unmarshal([]byte(b.want(0, "runs", "list", "--json").stdout), &doc); err != nil {
-		b.t.Fatal(err)
+	if err := json.Unmarshal([]byte(b.Want(0, "runs", "list", "--json").Stdout), &doc); err != nil {
+		b.T.Fatal(err)
 	}
 	for _, r := range doc.Runs {
-		if s := b.want(0, "runs", "show", r.Run); !strings.Contains(s.stdout, "the chain holds") {
-			b.t.Errorf("runs show %s:\n%s", r.Run, s.all())
+		if s := b.Want(0, "runs", "show", r.Run); !strings.Contains(s.Stdout, "the chain holds") {
+			b.T.Errorf("runs show %s:\n%s", r.Run, s.All())
 		}
 	}
 	return doc.Runs
@@ -84,25 +84,25 @@ func (b *bench) runs() []listed {
 // killedWhile begins an apply and kills it when all hosts are in their second step,
 // as the journal says, and one of them does there what the phase says.
 func (b *bench) killedWhile(phase string, hosts int, args ...string) {
-	b.t.Helper()
+	b.T.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cmd := b.command(ctx, args...)
-	out, err := os.Create(filepath.Join(b.t.TempDir(), "out"))
+	cmd := b.Command(ctx, args...)
+	out, err := os.Create(filepath.Join(b.T.TempDir(), "out"))
 	if err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	defer out.Close()
 	said := func() string {
 		text, err := os.ReadFile(out.Name())
 		if err != nil {
-			b.t.Fatal(err)
+			b.T.Fatal(err)
 		}
 		return string(text)
 	}
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	begun := func() bool {
 		for _, text := range b.journals() {
@@ -118,14 +118,14 @@ func (b *bench) killedWhile(phase string, hosts int, args ...string) {
 	}
 	for !begun() || !strings.Contains(said(), phase) {
 		if ctx.Err() != nil {
-			b.t.Fatalf("the second steps never began\n%s", said())
+			b.T.Fatalf("the second steps never began\n%s", said())
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	_ = cmd.Process.Signal(syscall.SIGKILL)
 	_ = cmd.Wait()
 	if cmd.ProcessState.ExitCode() != -1 {
-		b.t.Fatalf("it ended before it was killed\n%s", said())
+		b.T.Fatalf("it ended before it was killed\n%s", said())
 	}
 }
 
@@ -146,10 +146,10 @@ func TestLabResumed(t *testing.T) {
 			t.Cleanup(remove)
 			b := newBench(t, threeSteps, hosts...)
 			const token = "squeamish-ossifrage-42"
-			b.env = []string{"TOKEN=" + token}
+			b.Env = []string{"TOKEN=" + token}
 			phase, args := "checking", []string{"apply", "--yes"}
 			if v == 17 {
-				b.want(0, "plan", "--out", "a.plan")
+				b.Want(0, "plan", "--out", "a.plan")
 				phase, args = "restarting", []string{"apply", "a.plan"}
 			}
 			b.killedWhile(phase, len(hosts), args...)
@@ -158,14 +158,14 @@ func TestLabResumed(t *testing.T) {
 				t.Fatalf("after the kill: %+v", list)
 			}
 			died := list[0].Run
-			s := b.want(0, "runs", "show", died)
+			s := b.Want(0, "runs", "show", died)
 			for _, want := range []string{"died", "1. First: done", "begun, and its end is not recorded", "3. Last: not begun", "pgfleet runs resume " + died} {
-				if !strings.Contains(s.stdout, want) {
-					t.Errorf("runs show has no %q:\n%s", want, s.stdout)
+				if !strings.Contains(s.Stdout, want) {
+					t.Errorf("runs show has no %q:\n%s", want, s.Stdout)
 				}
 			}
-			if s := b.want(0, "runs", "retry", "--failed", "--yes"); !strings.Contains(s.stdout, "failed nowhere") {
-				t.Errorf("retry: %s", s.all())
+			if s := b.Want(0, "runs", "retry", "--failed", "--yes"); !strings.Contains(s.Stdout, "failed nowhere") {
+				t.Errorf("retry: %s", s.All())
 			}
 			time.Sleep(3 * time.Second) // what it had started on the host ends
 			first := map[string]string{}
@@ -173,9 +173,9 @@ func TestLabResumed(t *testing.T) {
 				first[h] = look(t, h, "stat -c '%i %z' /etc/pgfleet-first")
 			}
 
-			s = b.want(0, "runs", "resume", "--yes", died[:len(died)-1])
-			if strings.Contains(s.all(), "is not as it was") {
-				t.Errorf("fleet.toml has not changed:\n%s", s.all())
+			s = b.Want(0, "runs", "resume", "--yes", died[:len(died)-1])
+			if strings.Contains(s.All(), "is not as it was") {
+				t.Errorf("fleet.toml has not changed:\n%s", s.All())
 			}
 			for _, h := range hosts {
 				if now := look(t, h, "stat -c '%i %z' /etc/pgfleet-first"); now != first[h] {
@@ -188,19 +188,19 @@ func TestLabResumed(t *testing.T) {
 					t.Errorf("%s: the last file holds %q", h, got)
 				}
 			}
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "plan", "--detailed-exitcode")
 			list = b.runs()
 			if len(list) != 2 || list[0].Outcome != "done" || list[0].Command != "resume" || list[0].Resumes != died {
 				t.Fatalf("after resume: %+v", list)
 			}
 
 			// Nothing is left, whichever of them is asked for.
-			s = b.want(0, "runs", "resume", "--yes", died)
-			if !strings.Contains(s.stdout, "0 changes made") {
-				t.Errorf("resumed again:\n%s", s.all())
+			s = b.Want(0, "runs", "resume", "--yes", died)
+			if !strings.Contains(s.Stdout, "0 changes made") {
+				t.Errorf("resumed again:\n%s", s.All())
 			}
-			if s := b.want(0, "runs", "resume", "--yes", list[0].Run); !strings.Contains(s.stdout, "finished everywhere") {
-				t.Errorf("the run that resumed, resumed:\n%s", s.all())
+			if s := b.Want(0, "runs", "resume", "--yes", list[0].Run); !strings.Contains(s.Stdout, "finished everywhere") {
+				t.Errorf("the run that resumed, resumed:\n%s", s.All())
 			}
 			if n := len(b.runs()); n != 2 {
 				t.Errorf("%d runs, and the last two changed nothing", n)
@@ -232,33 +232,33 @@ run = "test -e /run/mended && touch /run/retried"
 creates = "/run/retried"
 `, "pg15", "pg17")
 		// Where no journal can be kept, nothing is done.
-		b.env = []string{"XDG_STATE_HOME=/dev/null"}
-		if s := b.want(1, "apply", "--yes"); !strings.Contains(s.stderr, "the journal of runs in /dev/null/pgfleet/runs cannot be written: not a directory; nothing was changed") {
-			t.Errorf("without a journal:\n%s", s.all())
+		b.Env = []string{"XDG_STATE_HOME=/dev/null"}
+		if s := b.Want(1, "apply", "--yes"); !strings.Contains(s.Stderr, "the journal of runs in /dev/null/pgfleet/runs cannot be written: not a directory; nothing was changed") {
+			t.Errorf("without a journal:\n%s", s.All())
 		}
 		look(t, "pg17", "test ! -e /run/retried")
-		b.env = nil
-		s := b.want(1, "apply", "--yes")
+		b.Env = nil
+		s := b.Want(1, "apply", "--yes")
 		list := b.runs()
 		if len(list) != 1 || list[0].Outcome != "failed" || list[0].Changed != 1 || list[0].Failed != 1 {
-			t.Fatalf("%+v\n%s", list, s.all())
+			t.Fatalf("%+v\n%s", list, s.All())
 		}
-		if n := strings.Count(s.stdout, "run "+list[0].Run+": pgfleet runs show "+list[0].Run); n != 2 {
-			t.Errorf("the run is named %d times, not at the start and at the end:\n%s", n, s.stdout)
+		if n := strings.Count(s.Stdout, "run "+list[0].Run+": pgfleet runs show "+list[0].Run); n != 2 {
+			t.Errorf("the run is named %d times, not at the start and at the end:\n%s", n, s.Stdout)
 		}
 		failed := list[0].Run
-		b.want(1, "runs", "retry", "--failed", "--yes") // it still fails
+		b.Want(1, "runs", "retry", "--failed", "--yes") // it still fails
 		look(t, "pg15", "touch /run/mended")
 		b.edit("fleet.toml", `name = "Do"`, `name = "Do it"`)
-		s = b.want(0, "runs", "retry", "--failed", "--yes", "--json")
-		if !strings.Contains(s.stderr, "fleet.toml is not as it was") {
-			t.Errorf("nothing is said of the change of fleet.toml:\n%s", s.stderr)
+		s = b.Want(0, "runs", "retry", "--failed", "--yes", "--json")
+		if !strings.Contains(s.Stderr, "fleet.toml is not as it was") {
+			t.Errorf("nothing is said of the change of fleet.toml:\n%s", s.Stderr)
 		}
 		var doc struct {
 			Run       string
 			Instances []struct{ Instance, Status string }
 		}
-		if err := json.Unmarshal([]byte(s.stdout), &doc); err != nil {
+		if err := json.Unmarshal([]byte(s.Stdout), &doc); err != nil {
 			t.Fatal(err)
 		}
 		list = b.runs()
@@ -269,8 +269,8 @@ creates = "/run/retried"
 			t.Errorf("%+v", list)
 		}
 		look(t, "pg15", "test -e /run/retried")
-		if s := b.want(0, "runs", "retry", "--failed", "--yes"); !strings.Contains(s.stdout, "finished everywhere") {
-			t.Errorf("%s", s.all())
+		if s := b.Want(0, "runs", "retry", "--failed", "--yes"); !strings.Contains(s.Stdout, "finished everywhere") {
+			t.Errorf("%s", s.All())
 		}
 	})
 }
@@ -286,7 +286,7 @@ func TestLabJournalFull(t *testing.T) {
 			fmt.Fprintf(&tasks, "\n[[task]]\nname = \"Step %[1]d\"\nkind = \"command\"\nrun = \"touch /run/full/%02[1]d\"\ncreates = \"/run/full/%02[1]d\"\n", i+1)
 		}
 		b := newBench(t, tasks.String(), "pg15")
-		state := filepath.Join(b.home, ".local/state")
+		state := filepath.Join(b.Home, ".local/state")
 		if err := os.MkdirAll(state, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -298,15 +298,15 @@ func TestLabJournalFull(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		s := b.want(1, "apply", "--yes")
+		s := b.Want(1, "apply", "--yes")
 		for _, want := range []string{"could not be recorded", "no space left on device", "could not be written, and ends before the run did"} {
-			if !strings.Contains(s.all(), want) {
-				t.Errorf("apply does not say %q:\n%s", want, s.all())
+			if !strings.Contains(s.All(), want) {
+				t.Errorf("apply does not say %q:\n%s", want, s.All())
 			}
 		}
 		done := strings.Count(look(t, "pg15", "ls /run/full"), "\n")
 		if done == 0 || done == steps {
-			t.Fatalf("%d of %d steps were done, so this proves nothing\n%s", done, steps, s.all())
+			t.Fatalf("%d of %d steps were done, so this proves nothing\n%s", done, steps, s.All())
 		}
 		list := b.runs() // the half line at the end is no damage
 		if len(list) != 1 || list[0].Outcome != "died" || list[0].Changed != 1 {
@@ -320,7 +320,7 @@ func TestLabJournalFull(t *testing.T) {
 		if err := syscall.Mount("", state, "", syscall.MS_REMOUNT, "size=1m"); err != nil {
 			t.Fatal(err)
 		}
-		b.want(0, "runs", "resume", "--yes", list[0].Run)
+		b.Want(0, "runs", "resume", "--yes", list[0].Run)
 		if n := strings.Count(look(t, "pg15", "ls /run/full"), "\n"); n != steps {
 			t.Errorf("after resume %d of %d steps were done", n, steps)
 		}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
 // loud makes a server say of statements what it can, in every place that it has;
@@ -52,7 +54,7 @@ nohup setsid sh -c 'while [ ! -e /run/enough ]; do echo "SELECT query FROM pg_st
 // The words reach the host by standard input of nothing that is watched.
 func places(t *testing.T, host string, words ...string) []string {
 	t.Helper()
-	list := shellQuote(strings.Join(words, "\n"))
+	list := labtest.Quote(strings.Join(words, "\n"))
 	out := look(t, host, `cd /; grep -rlaF -- `+list+` /var/log /run/seen /run/shown
 journalctl --no-pager -q -a -o export | grep -qaF -- `+list+` && echo journal
 runuser -u postgres -- psql -XAtqc 'SET pg_stat_statements.track = none' -c 'SELECT query FROM pg_stat_statements' | grep -qaF -- `+list+` && echo pg_stat_statements
@@ -81,14 +83,14 @@ func TestLabNothingIsSaidOfPasswords(t *testing.T) {
 			var secret []string
 			output := ""
 			set := func(app, read string) {
-				b.env = append(slices.Clone(b.env), "APP_PASSWORD="+app, "READ_PASSWORD="+read)
-				plan := b.want(2, "plan", "--detailed-exitcode", "-v", "--out", "saved")
-				apply := b.want(0, "apply", "--yes", "-v", "saved")
-				saved, err := os.ReadFile(filepath.Join(b.dir, "saved"))
+				b.Env = append(slices.Clone(b.Env), "APP_PASSWORD="+app, "READ_PASSWORD="+read)
+				plan := b.Want(2, "plan", "--detailed-exitcode", "-v", "--out", "saved")
+				apply := b.Want(0, "apply", "--yes", "-v", "saved")
+				saved, err := os.ReadFile(filepath.Join(b.Dir, "saved"))
 				if err != nil {
 					t.Fatal(err)
 				}
-				output += plan.all() + apply.all() + string(saved)
+				output += plan.All() + apply.All() + string(saved)
 				secret = append(secret, app, read)
 				for _, verifier := range strings.Fields(sql(t, host, "SELECT rolpassword FROM pg_authid WHERE rolpassword IS NOT NULL")) {
 					secret = append(secret, strings.FieldsFunc(verifier, func(r rune) bool { return r == '$' || r == ':' })[2:]...)
@@ -117,8 +119,8 @@ func TestLabNothingIsSaidOfPasswords(t *testing.T) {
 				t.Fatalf("found before it was said: %s", at)
 			}
 			b.edit("fleet.toml", "connection_limit = 20", "connection_limit = 20\ncomment = \"said\"")
-			b.env = append(b.env, "APP_PASSWORD=pw-Third4Wq_unsaid")
-			b.want(0, "apply", "--yes")
+			b.Env = append(b.Env, "APP_PASSWORD=pw-Third4Wq_unsaid")
+			b.Want(0, "apply", "--yes")
 			at = places(t, host, "COMMENT ON ROLE appuser IS 'said'")
 			for _, place := range []string{"/var/log/postgresql/loud", "journal", "pg_stat_statements"} {
 				if !strings.Contains(strings.Join(at, " "), place) {

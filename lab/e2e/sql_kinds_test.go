@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
 // position is where a mistake stands: file, line and column.
@@ -28,12 +30,12 @@ func TestLabCheckNamesTheMistake(t *testing.T) {
 	} {
 		t.Run(name+"/postgres-15", func(t *testing.T) {
 			b := newBench(t, "\n[[task]]\nname = \"A task\"\n"+c.keys+"\n", "pg15")
-			s := b.want(2, "check")
-			if strings.Contains(s.all(), "hunter2") {
-				t.Errorf("a password that stands in fleet.toml is repeated:\n%s", s.all())
+			s := b.Want(2, "check")
+			if strings.Contains(s.All(), "hunter2") {
+				t.Errorf("a password that stands in fleet.toml is repeated:\n%s", s.All())
 			}
-			if !strings.Contains(s.all(), c.want) || !position.MatchString(s.all()) {
-				t.Errorf("want %q and where it stands:\n%s", c.want, s.all())
+			if !strings.Contains(s.All(), c.want) || !position.MatchString(s.All()) {
+				t.Errorf("want %q and where it stands:\n%s", c.want, s.All())
 			}
 		})
 	}
@@ -51,9 +53,9 @@ func TestLabRefusedBeforeAnything(t *testing.T) {
 	} {
 		t.Run(name+"/postgres-15", func(t *testing.T) {
 			b := newBench(t, "\n[[task]]\nname = \"A task\"\n"+c.tasks, "pg15")
-			s := b.want(1, "plan")
-			if !strings.Contains(s.all(), c.want) || !strings.Contains(s.all(), "pg15: A task: fleet.toml:") {
-				t.Errorf("want %q:\n%s", c.want, s.all())
+			s := b.Want(1, "plan")
+			if !strings.Contains(s.All(), c.want) || !strings.Contains(s.All(), "pg15: A task: fleet.toml:") {
+				t.Errorf("want %q:\n%s", c.want, s.All())
 			}
 		})
 	}
@@ -70,7 +72,7 @@ func TestLabTableLockedForItself(t *testing.T) {
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			run := func(query string) string {
-				return look(t, host, "cd /; runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -c "+shellQuote(query))
+				return look(t, host, "cd /; runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -c "+labtest.Quote(query))
 			}
 			lock := func() {
 				look(t, host, "cd /; nohup setsid runuser -u postgres -- psql -Xqc 'BEGIN; LOCK plain IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(50)' >/dev/null 2>&1 & sleep 1")
@@ -84,28 +86,28 @@ func TestLabTableLockedForItself(t *testing.T) {
 			const tasks = "\n[[task]]\nname = \"Rows\"\nkind = \"policy\"\ndatabase = \"postgres\"\ntable = \"public.plain\"\n"
 			b := newBench(t, tasks, host)
 			lock()
-			s := b.want(2, "plan", "--detailed-exitcode")
-			if s.took > 4*time.Second || !strings.Contains(s.stdout, "ALTER TABLE public.plain ENABLE ROW LEVEL SECURITY") {
-				t.Errorf("plan of a locked table took %v:\n%s", s.took, s.all())
+			s := b.Want(2, "plan", "--detailed-exitcode")
+			if s.Took > 4*time.Second || !strings.Contains(s.Stdout, "ALTER TABLE public.plain ENABLE ROW LEVEL SECURITY") {
+				t.Errorf("plan of a locked table took %v:\n%s", s.Took, s.All())
 			}
-			s = b.want(1, "apply", "--yes")
-			if !strings.Contains(s.all(), "somebody holds a lock on") || !strings.Contains(s.all(), "public.plain for longer than 5s") || s.took > 20*time.Second {
-				t.Errorf("apply took %v:\n%s", s.took, s.all())
+			s = b.Want(1, "apply", "--yes")
+			if !strings.Contains(s.All(), "somebody holds a lock on") || !strings.Contains(s.All(), "public.plain for longer than 5s") || s.Took > 20*time.Second {
+				t.Errorf("apply took %v:\n%s", s.Took, s.All())
 			}
 			unlock()
-			b.want(0, "apply", "--yes")
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "apply", "--yes")
+			b.Want(0, "plan", "--detailed-exitcode")
 
 			run("CREATE POLICY p ON plain USING (true)")
 			b.fleet(tasks+"policy = \"p\"\nusing = \"a = 1\"\n", host)
 			lock()
-			s = b.want(1, "plan")
-			if s.took > 10*time.Second || !strings.Contains(s.all(), "somebody holds an ACCESS EXCLUSIVE lock on a table of it that has policies") {
-				t.Errorf("plan of a locked table with a policy took %v:\n%s", s.took, s.all())
+			s = b.Want(1, "plan")
+			if s.Took > 10*time.Second || !strings.Contains(s.All(), "somebody holds an ACCESS EXCLUSIVE lock on a table of it that has policies") {
+				t.Errorf("plan of a locked table with a policy took %v:\n%s", s.Took, s.All())
 			}
 			unlock()
-			b.want(0, "apply", "--yes")
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "apply", "--yes")
+			b.Want(0, "plan", "--detailed-exitcode")
 		})
 	}
 }
@@ -136,19 +138,19 @@ CREATE FUNCTION s.f() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION s.f
 END`)
 			gone := "\n[[task]]\nname = \"Leaver\"\nkind = \"role\"\nrole = 'Lea \"ver'\nstate = \"absent\"\n"
 			b := newBench(t, gone, host)
-			s := b.want(1, "plan")
+			s := b.Want(1, "plan")
 			for _, want := range []string{"fleet.toml:", "owns objects", "in database one", "in database Two words", "reassign_to", "drop_owned = true"} {
-				if !strings.Contains(s.all(), want) {
-					t.Errorf("not said: %q\n%s", want, s.all())
+				if !strings.Contains(s.All(), want) {
+					t.Errorf("not said: %q\n%s", want, s.All())
 				}
 			}
 			b.fleet(gone+"drop_owned = true\n", host)
-			plan := b.want(2, "plan", "--detailed-exitcode")
-			if n := strings.Count(plan.stdout, `DROP OWNED BY "Lea ""ver"`); n < 2 {
-				t.Errorf("DROP OWNED stands %d times in the plan:\n%s", n, plan.stdout)
+			plan := b.Want(2, "plan", "--detailed-exitcode")
+			if n := strings.Count(plan.Stdout, `DROP OWNED BY "Lea ""ver"`); n < 2 {
+				t.Errorf("DROP OWNED stands %d times in the plan:\n%s", n, plan.Stdout)
 			}
-			b.want(0, "apply", "--yes")
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "apply", "--yes")
+			b.Want(0, "plan", "--detailed-exitcode")
 			got := look(t, host, `cd /; for d in one "Two words"; do runuser -u postgres -- psql -XAtq -d "$d" -c "SELECT count(*) FROM pg_class WHERE relname IN ('t', 'kept')" -c "SELECT count(*) FROM pg_namespace WHERE nspname = 's'" -c "SELECT count(*) FROM pg_default_acl"; done; runuser -u postgres -- psql -XAtqc "SELECT string_agg(rolname, ' ' ORDER BY rolname) FROM pg_roles WHERE rolname !~ '^pg_'"`)
 			if want := "1\n0\n0\n0\n0\n0\npostgres stays\n"; got != want {
 				t.Errorf("left: %q, want %q", got, want)
@@ -167,16 +169,16 @@ func TestLabRoleIsReassigned(t *testing.T) {
 	look(t, host, "cd /; runuser -u postgres -- psql -Xq -d other -c 'CREATE TABLE t (a int); ALTER TABLE t OWNER TO leaver'; runuser -u postgres -- psql -Xq -c 'CREATE TABLE u (a int); ALTER TABLE u OWNER TO leaver'")
 	gone := "\n[[task]]\nname = \"Leaver\"\nkind = \"role\"\nrole = \"leaver\"\nstate = \"absent\"\n"
 	b := newBench(t, gone, host)
-	if s := b.want(1, "plan"); !strings.Contains(s.all(), "leaver owns objects") || !strings.Contains(s.all(), "reassign_to") {
-		t.Errorf("not refused:\n%s", s.all())
+	if s := b.Want(1, "plan"); !strings.Contains(s.All(), "leaver owns objects") || !strings.Contains(s.All(), "reassign_to") {
+		t.Errorf("not refused:\n%s", s.All())
 	}
 	b.fleet(gone+"reassign_to = \"postgres\"\n", host)
-	plan := b.want(2, "plan", "--detailed-exitcode")
-	if n := strings.Count(plan.stdout, "REASSIGN OWNED BY leaver TO postgres"); n != 2 {
-		t.Errorf("REASSIGN OWNED stands %d times in the plan:\n%s", n, plan.stdout)
+	plan := b.Want(2, "plan", "--detailed-exitcode")
+	if n := strings.Count(plan.Stdout, "REASSIGN OWNED BY leaver TO postgres"); n != 2 {
+		t.Errorf("REASSIGN OWNED stands %d times in the plan:\n%s", n, plan.Stdout)
 	}
-	b.want(0, "apply", "--yes")
-	b.want(0, "plan", "--detailed-exitcode")
+	b.Want(0, "apply", "--yes")
+	b.Want(0, "plan", "--detailed-exitcode")
 	if got := sql(t, host, "SELECT count(*) FROM pg_roles WHERE rolname = 'leaver'"); got != "0" {
 		t.Error("the role is still there")
 	}
@@ -246,18 +248,18 @@ func TestLabScripts(t *testing.T) {
 			host := fmt.Sprintf("pg%d", v)
 			fresh(t, host)
 			b := newBench(t, scripts, host)
-			b.write("tables.sql", "CREATE TABLE app.orders (id int, total int);\nCREATE VIEW app.totals AS SELECT sum(total) FROM app.orders;\nCREATE SEQUENCE app.numbers;\n")
+			b.Write("tables.sql", "CREATE TABLE app.orders (id int, total int);\nCREATE VIEW app.totals AS SELECT sum(total) FROM app.orders;\nCREATE SEQUENCE app.numbers;\n")
 
 			// Foreseen in a database that is not there: default privileges give
 			// readuser what the last task wants, so that it has nothing to do.
-			plan := b.want(2, "plan", "--detailed-exitcode")
-			if !strings.Contains(plan.stdout, "app.orders is missing") || strings.Contains(plan.stdout, "GRANT SELECT ON TABLE app.") {
-				t.Errorf("the plan on an empty server:\n%s", plan.stdout)
+			plan := b.Want(2, "plan", "--detailed-exitcode")
+			if !strings.Contains(plan.Stdout, "app.orders is missing") || strings.Contains(plan.Stdout, "GRANT SELECT ON TABLE app.") {
+				t.Errorf("the plan on an empty server:\n%s", plan.Stdout)
 			}
-			b.want(0, "apply", "--yes")
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "apply", "--yes")
+			b.Want(0, "plan", "--detailed-exitcode")
 			inApp := func(query string) string {
-				return strings.TrimSpace(look(t, host, "cd /; runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d appdb -c "+shellQuote(query)))
+				return strings.TrimSpace(look(t, host, "cd /; runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1 -d appdb -c "+labtest.Quote(query)))
 			}
 			for query, want := range map[string]string{
 				"SELECT string_agg(relname || ' ' || relowner::regrole, ', ' ORDER BY relname) FROM pg_class WHERE relnamespace = 'app'::regnamespace": "numbers appowner, orders appowner, totals appowner",
@@ -271,47 +273,47 @@ func TestLabScripts(t *testing.T) {
 			// A script that is due again is rehearsed on what is there, and its
 			// error is the plan's: with its line, and nothing of it is kept.
 			inApp("DROP SEQUENCE app.numbers")
-			s := b.want(1, "plan")
+			s := b.Want(1, "plan")
 			for _, want := range []string{"tables.sql: rehearsed", "line 1: ", `relation "orders" already exists`, "rolled back"} {
-				if !strings.Contains(s.all(), want) {
-					t.Errorf("not said: %q\n%s", want, s.all())
+				if !strings.Contains(s.All(), want) {
+					t.Errorf("not said: %q\n%s", want, s.All())
 				}
 			}
-			b.write("tables.sql", "CREATE SEQUENCE app.numbers;\nALTER TABLE app.orders ADD at date;\nREVOKE SELECT ON app.orders FROM readuser;\n")
-			plan = b.want(2, "plan", "--detailed-exitcode", "-v")
+			b.Write("tables.sql", "CREATE SEQUENCE app.numbers;\nALTER TABLE app.orders ADD at date;\nREVOKE SELECT ON app.orders FROM readuser;\n")
+			plan = b.Want(2, "plan", "--detailed-exitcode", "-v")
 			for _, want := range []string{"app.numbers is missing", "app.numbers", "rehearsed on the server", "GRANT SELECT ON TABLE app.orders TO readuser"} {
-				if !strings.Contains(plan.stdout, want) {
-					t.Errorf("not said: %q\n%s", want, plan.stdout)
+				if !strings.Contains(plan.Stdout, want) {
+					t.Errorf("not said: %q\n%s", want, plan.Stdout)
 				}
 			}
 			if got := inApp("SELECT count(*) FROM pg_attribute WHERE attrelid = 'app.orders'::regclass AND attname = 'at'"); got != "0" {
 				t.Error("a rehearsal has left something")
 			}
-			b.want(0, "apply", "--yes")
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Want(0, "apply", "--yes")
+			b.Want(0, "plan", "--detailed-exitcode")
 
 			// What no transaction takes back is not rehearsed.
 			inApp("DROP SEQUENCE app.numbers")
-			b.write("tables.sql", "CREATE SEQUENCE app.numbers;\nVACUUM;\n")
-			if s := b.want(1, "plan"); !strings.Contains(s.all(), "line 2: VACUUM") {
-				t.Errorf("VACUUM is not named:\n%s", s.all())
+			b.Write("tables.sql", "CREATE SEQUENCE app.numbers;\nVACUUM;\n")
+			if s := b.Want(1, "plan"); !strings.Contains(s.All(), "line 2: VACUUM") {
+				t.Errorf("VACUUM is not named:\n%s", s.All())
 			}
 			// What a rehearsal does not make is a mistake in creates; what the role
 			// may not do is the script's.
-			b.write("tables.sql", "SELECT 1;\n")
-			if s := b.want(1, "plan"); !strings.Contains(s.all(), "the script does not make app.numbers") {
-				t.Errorf("creates is not doubted:\n%s", s.all())
+			b.Write("tables.sql", "SELECT 1;\n")
+			if s := b.Want(1, "plan"); !strings.Contains(s.All(), "the script does not make app.numbers") {
+				t.Errorf("creates is not doubted:\n%s", s.All())
 			}
-			b.write("tables.sql", "CREATE SEQUENCE app.numbers;\nSELECT rolname FROM pg_authid;\n")
-			if s := b.want(1, "plan"); !strings.Contains(s.all(), "permission denied for table pg_authid") || !strings.Contains(s.all(), "line 2: ERROR") {
-				t.Errorf("it does not run as appowner:\n%s", s.all())
+			b.Write("tables.sql", "CREATE SEQUENCE app.numbers;\nSELECT rolname FROM pg_authid;\n")
+			if s := b.Want(1, "plan"); !strings.Contains(s.All(), "permission denied for table pg_authid") || !strings.Contains(s.All(), "line 2: ERROR") {
+				t.Errorf("it does not run as appowner:\n%s", s.All())
 			}
 			if got := inApp("SELECT to_regclass('app.numbers') IS NULL"); got != "t" {
 				t.Error("a rehearsal has left a sequence")
 			}
-			b.write("tables.sql", "CREATE SEQUENCE app.numbers;\n")
-			b.want(0, "apply", "--yes")
-			b.want(0, "plan", "--detailed-exitcode")
+			b.Write("tables.sql", "CREATE SEQUENCE app.numbers;\n")
+			b.Want(0, "apply", "--yes")
+			b.Want(0, "plan", "--detailed-exitcode")
 			if got := inApp("SELECT relowner::regrole FROM pg_class WHERE relname = 'numbers'"); got != "appowner" {
 				t.Errorf("app.numbers is %s's", got)
 			}

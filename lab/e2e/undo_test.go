@@ -69,31 +69,31 @@ func TestLabUndo(t *testing.T) {
 
 			// Not while somebody's change would be lost.
 			look(t, host, fmt.Sprintf("echo '# by hand' >>/etc/postgresql/%d/main/conf.d/30-slow.conf", v))
-			s := b.want(1, "runs", "undo", run, "--yes")
-			if !strings.Contains(s.all(), "30-slow.conf has changed since that run") {
-				t.Errorf("somebody's change is not respected:\n%s", s.all())
+			s := b.Want(1, "runs", "undo", run, "--yes")
+			if !strings.Contains(s.All(), "30-slow.conf has changed since that run") {
+				t.Errorf("somebody's change is not respected:\n%s", s.All())
 			}
 			look(t, host, fmt.Sprintf("sed -i '$d' /etc/postgresql/%d/main/conf.d/30-slow.conf", v))
 
-			s = b.want(0, "runs", "undo", run, "--yes")
+			s = b.Want(0, "runs", "undo", run, "--yes")
 			for _, want := range []string{"change /etc/postgresql/", "pg_hba.conf", "-max_connections = '120'", "+max_connections = '110'", "restart: the run restarted it", "CREATE ROLE app120", "(the opposite: DROP ROLE app120)"} {
-				if !strings.Contains(s.stdout, want) {
-					t.Errorf("the undo does not say %q:\n%s", want, s.stdout)
+				if !strings.Contains(s.Stdout, want) {
+					t.Errorf("the undo does not say %q:\n%s", want, s.Stdout)
 				}
 			}
 			if after := state(); after != before {
 				t.Errorf("after the undo\n%s\nand before the run\n%s", after, before)
 			}
 			// Once more there is nothing to do; and the first one can be taken back too.
-			if s := b.want(0, "runs", "undo", run, "--yes"); strings.Contains(s.stdout, "change /") {
-				t.Errorf("undone twice:\n%s", s.stdout)
+			if s := b.Want(0, "runs", "undo", run, "--yes"); strings.Contains(s.Stdout, "change /") {
+				t.Errorf("undone twice:\n%s", s.Stdout)
 			}
-			b.want(0, "runs", "undo", first, "--yes", "--allow-lockout", "all")
+			b.Want(0, "runs", "undo", first, "--yes", "--allow-lockout", "all")
 			if after := state(); after != empty {
 				t.Errorf("after both\n%s\nand at the beginning\n%s", after, empty)
 			}
 			for _, id := range []string{run, first} {
-				b.want(0, "runs", "show", id)
+				b.Want(0, "runs", "show", id)
 			}
 			t.Logf("PROOF: on PostgreSQL %d two runs were undone, with a reload and a restart; files, owners, modes and what the server runs with are as before", v)
 		})
@@ -104,10 +104,10 @@ func TestLabUndo(t *testing.T) {
 func lastRun(t *testing.T, b *bench, args ...string) string {
 	t.Helper()
 	var doc struct{ Run string }
-	if err := json.Unmarshal([]byte(b.want(0, args...).stdout), &doc); err != nil || doc.Run == "" {
+	if err := json.Unmarshal([]byte(b.Want(0, args...).Stdout), &doc); err != nil || doc.Run == "" {
 		t.Fatalf("no run: %v", err)
 	}
-	if _, err := os.Stat(filepath.Join(b.home, ".local/state/pgfleet/runs", doc.Run+".jsonl")); err != nil {
+	if _, err := os.Stat(filepath.Join(b.Home, ".local/state/pgfleet/runs", doc.Run+".jsonl")); err != nil {
 		t.Error(err)
 	}
 	return doc.Run

@@ -14,7 +14,7 @@ import (
 )
 
 func login(ctx context.Context, host, database string) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(fmt.Sprintf("host=%s user=bench dbname=%s sslmode=disable connect_timeout=2", fleet.lab.Host(host).Address, database))
+	config, err := pgx.ParseConfig(fmt.Sprintf("host=%s user=bench dbname=%s sslmode=disable connect_timeout=2", fleet.Lab.Host(host).Address, database))
 	if err != nil {
 		return nil, err
 	}

@@ -3,28 +3,17 @@
 package rollouts
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pgfleet/pgfleet/lab"
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
-// shared is the program and a fleet that is booted once.
-type shared struct {
-	program string
-	lab     *lab.Lab
-}
-
-var fleet shared
+// fleet is the program and twelve hosts that are booted once.
+var fleet labtest.Fleet
 
 // clusters are the four clusters: the name of each is that of its primary, and
 // its standbys are called so with 2 and 3.
@@ -39,27 +28,6 @@ func members(primary string) []string {
 }
 
 func TestMain(m *testing.M) {
-	code, err := withLab(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the lab cannot start:", err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func withLab(m *testing.M) (int, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
-	defer cancel()
-	dir, err := os.MkdirTemp("", "pgfleet-rollouts")
-	if err != nil {
-		return 1, err
-	}
-	defer os.RemoveAll(dir)
-	fleet.program = filepath.Join(dir, "pgfleet")
-	build := exec.Command("go", "build", "-o", fleet.program, "github.com/pgfleet/pgfleet/cmd/pgfleet")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("%w\n%s", err, out)
-	}
 	var hosts []lab.Host
 	for _, c := range clusters() {
 		hosts = append(hosts, c)
@@ -67,12 +35,7 @@ func withLab(m *testing.M) (int, error) {
 			hosts = append(hosts, lab.Host{Name: name, Postgres: c.Postgres, StandbyOf: c.Name})
 		}
 	}
-	fleet.lab, err = lab.Up(ctx, lab.Options{Hosts: hosts, Log: os.Stderr})
-	if err != nil {
-		return 1, err
-	}
-	defer fleet.lab.Down()
-	return m.Run(), nil
+	fleet.Main(m, hosts)
 }
 
 // password is that of the role that writes and reads while hosts restart.
@@ -111,64 +74,26 @@ owner = "bench"
 `
 
 // A bench is a folder with a fleet.toml for all twelve hosts.
-type bench struct {
-	t         *testing.T
-	dir, home string
-}
+type bench struct{ *labtest.Bench }
 
 // newBench brings all hosts to the base tasks.
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{t: t, dir: t.TempDir(), home: t.TempDir()}
+	b := &bench{fleet.NewBench(t)}
+	b.Env = []string{"BENCH_PASSWORD=" + password}
 	b.fleet("", "")
-	b.want(0, "apply", "--yes")
+	b.Want(0, "apply", "--yes")
 	return b
 }
 
 // fleet writes a fleet.toml with [rollout] and further tasks. Settings come
 // before the task that restarts.
 func (b *bench) fleet(rollout, settings string) {
-	b.t.Helper()
-	tasks := fmt.Sprintf(base, fleet.lab.Applications)
+	b.T.Helper()
+	tasks := fmt.Sprintf(base, fleet.Lab.Applications)
 	head, rest, _ := strings.Cut(tasks, "\n[[task]]\nname = \"Who may connect\"")
-	text := fleet.lab.Fleet() + rollout + head + settings + "\n[[task]]\nname = \"Who may connect\"" + rest
-	if err := os.WriteFile(filepath.Join(b.dir, "fleet.toml"), []byte(text), 0o600); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-// A said is what a run of pgfleet printed and how it ended.
-type said struct {
-	stdout, stderr string
-	code           int
-}
-
-func (s said) all() string { return s.stdout + s.stderr }
-
-func (b *bench) run(args ...string) said {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, fleet.program, args...)
-	cmd.Dir = b.dir
-	cmd.Env = []string{"HOME=" + b.home, "PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "BENCH_PASSWORD=" + password}
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		b.t.Fatal(err)
-	}
-	return said{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
-}
-
-func (b *bench) want(code int, args ...string) said {
-	b.t.Helper()
-	s := b.run(args...)
-	if s.code != code {
-		b.t.Fatalf("pgfleet %s exited with %d, want %d\n%s\n%s", strings.Join(args, " "), s.code, code, s.stdout, s.stderr)
-	}
-	return s
+	text := fleet.Lab.Fleet() + rollout + head + settings + "\n[[task]]\nname = \"Who may connect\"" + rest
+	b.Write("fleet.toml", text)
 }
 
 // An outcome is what apply --json says of an instance.
@@ -178,7 +103,7 @@ type outcome struct {
 	Error  string
 }
 
-func outcomes(t *testing.T, s said) (map[string]outcome, string) {
+func outcomes(t *testing.T, s labtest.Said) (map[string]outcome, string) {
 	t.Helper()
 	var doc struct {
 		Instances []struct {
@@ -187,8 +112,8 @@ func outcomes(t *testing.T, s said) (map[string]outcome, string) {
 		}
 		Error string
 	}
-	if err := json.Unmarshal([]byte(s.stdout), &doc); err != nil {
-		t.Fatalf("apply --json: %v\n%s", err, s.all())
+	if err := json.Unmarshal([]byte(s.Stdout), &doc); err != nil {
+		t.Fatalf("apply --json: %v\n%s", err, s.All())
 	}
 	m := map[string]outcome{}
 	for _, in := range doc.Instances {
@@ -197,20 +122,14 @@ func outcomes(t *testing.T, s said) (map[string]outcome, string) {
 	return m, doc.Error
 }
 
-// look runs a script inside a host as root, past ssh and pgfleet.
+// look runs a script inside a host, and returns what it prints without what
+// surrounds it.
 func look(t *testing.T, host, script string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	out, err := fleet.lab.Host(host).Exec(ctx, script)
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", host, err, out)
-	}
-	return strings.TrimSpace(out)
+	return strings.TrimSpace(fleet.Look(t, host, script))
 }
 
-// sql asks a host's server as postgres.
 func sql(t *testing.T, host, query string) string {
 	t.Helper()
-	return look(t, host, "cd /; runuser -u postgres -- psql -XAtqc '"+strings.ReplaceAll(query, "'", `'\''`)+"'")
+	return fleet.SQL(t, host, query)
 }

@@ -46,13 +46,13 @@ nohup setsid sh -c "while [ ! -e /run/enough ]; do runuser -u postgres -- $p -n 
 		primaryFirst bool
 	}{{"raised", 150, false}, {"lowered", 120, true}} {
 		b.fleet(rollout, connections(step.n))
-		plan := b.want(0, "plan")
-		if first := strings.Contains(plan.stdout, "the primary restarts first"); first != step.primaryFirst {
-			t.Errorf("%s: the plan says that the primary is first: %v\n%s", step.name, first, plan.stdout)
+		plan := b.Want(0, "plan")
+		if first := strings.Contains(plan.Stdout, "the primary restarts first"); first != step.primaryFirst {
+			t.Errorf("%s: the plan says that the primary is first: %v\n%s", step.name, first, plan.Stdout)
 		}
 		p := poll(t, hosts)
 		time.Sleep(time.Second)
-		s := b.want(0, "apply", "--yes", "--json")
+		s := b.Want(0, "apply", "--yes", "--json")
 		time.Sleep(500 * time.Millisecond)
 		down := p.ends()
 		said, _ := outcomes(t, s)

@@ -21,21 +21,21 @@ func logged(ms int) string {
 func (b *bench) running(hosts ...string) map[string]string {
 	m := map[string]string{}
 	for _, h := range hosts {
-		m[h] = sql(b.t, h, "SELECT setting FROM pg_settings WHERE name = 'log_min_duration_statement'")
+		m[h] = sql(b.T, h, "SELECT setting FROM pg_settings WHERE name = 'log_min_duration_statement'")
 	}
 	return m
 }
 
 // wantRunning demands a value on some hosts, and another on all others.
 func (b *bench) wantRunning(changed []string, value, other string) {
-	b.t.Helper()
+	b.T.Helper()
 	for h, got := range b.running(all()...) {
 		want := other
 		if slices.Contains(changed, h) {
 			want = value
 		}
 		if got != want {
-			b.t.Errorf("%s runs with %s, want %s", h, got, want)
+			b.T.Errorf("%s runs with %s, want %s", h, got, want)
 		}
 	}
 }
@@ -52,12 +52,12 @@ func all() []string {
 func TestLabRolloutStops(t *testing.T) {
 	b := newBench(t)
 	b.fleet("", logged(100))
-	b.want(0, "apply", "--yes")
+	b.Want(0, "apply", "--yes")
 
 	t.Run("a setting with which no server starts, in the canary", func(t *testing.T) {
-		b.t = t
+		b.T = t
 		b.fleet("\n[rollout]\ncanary = 1\nbatches = 4\n", logged(200)+"\n[[task]]\nname = \"Memory\"\nkind = \"settings\"\nfile = \"40-memory.conf\"\nsettings = { shared_buffers = \"900GB\" }\n")
-		s := b.want(1, "apply", "--yes", "--json")
+		s := b.Want(1, "apply", "--yes", "--json")
 		said, early := outcomes(t, s)
 		if !strings.Contains(early, "the canary failed (a2), so nothing else was touched") {
 			t.Errorf("the rollout ended: %q", early)
@@ -74,22 +74,22 @@ func TestLabRolloutStops(t *testing.T) {
 	})
 
 	t.Run("the user's own gate", func(t *testing.T) {
-		b.t = t
+		b.T = t
 		b.fleet("\n[rollout]\ncanary = [\"b3\"]\nbatches = [2, \"100%\"]\ngate = \"echo $PGFLEET_HOSTS >>seen; test $PGFLEET_WAVE != 2 || { echo no more of this; exit 7; }\"\n", logged(200))
-		s := b.want(1, "apply", "--yes")
-		if !strings.Contains(s.all(), "after wave 2 of 3: the gate") || !strings.Contains(s.all(), "no more of this") {
-			t.Errorf("not said that the gate failed:\n%s", s.all())
+		s := b.Want(1, "apply", "--yes")
+		if !strings.Contains(s.All(), "after wave 2 of 3: the gate") || !strings.Contains(s.All(), "no more of this") {
+			t.Errorf("not said that the gate failed:\n%s", s.All())
 		}
-		if seen, _ := os.ReadFile(filepath.Join(b.dir, "seen")); string(seen) != "b3\na2 a3\n" {
+		if seen, _ := os.ReadFile(filepath.Join(b.Dir, "seen")); string(seen) != "b3\na2 a3\n" {
 			t.Errorf("the gate was run with %q", seen)
 		}
 		b.wantRunning([]string{"b3", "a2", "a3"}, "200", "100")
 		b.fleet("", logged(100))
-		b.want(0, "apply", "--yes")
+		b.Want(0, "apply", "--yes")
 	})
 
 	t.Run("clients that do not come back", func(t *testing.T) {
-		b.t = t
+		b.T = t
 		for range 3 {
 			conn, err := login(t.Context(), "a2", "bench")
 			if err != nil {
@@ -98,17 +98,17 @@ func TestLabRolloutStops(t *testing.T) {
 			defer conn.Close(t.Context())
 		}
 		b.fleet("\n[rollout]\ncanary = 1\ngate_timeout = \"3s\"\n", connections(130)+logged(200))
-		s := b.want(1, "apply", "--yes")
-		if !strings.Contains(s.all(), "after wave 1 of 2 (canary): a2: bench in database bench had 3 sessions before, and has none now") {
-			t.Errorf("not said that clients are missing:\n%s", s.all())
+		s := b.Want(1, "apply", "--yes")
+		if !strings.Contains(s.All(), "after wave 1 of 2 (canary): a2: bench in database bench had 3 sessions before, and has none now") {
+			t.Errorf("not said that clients are missing:\n%s", s.All())
 		}
 		b.wantRunning([]string{"a2"}, "200", "100")
 		b.fleet("", connections(100)+logged(100))
-		b.want(0, "apply", "--yes", "-l", "a1,a2,a3")
+		b.Want(0, "apply", "--yes", "-l", "a1,a2,a3")
 	})
 
 	t.Run("dead hosts", func(t *testing.T) {
-		b.t = t
+		b.T = t
 		dead := []string{"b2", "c2", "d2"}
 		const rollout = "\n[rollout]\ncanary = [\"a2\"]\nbatches = 3\nmax_failures = 2\ngate = \"touch seen-$PGFLEET_WAVE; sleep 3\"\n"
 		b.fleet(rollout, logged(200))
@@ -117,18 +117,18 @@ func TestLabRolloutStops(t *testing.T) {
 		go func() {
 			defer close(killed)
 			for range 600 {
-				if _, err := os.Stat(filepath.Join(b.dir, "seen-1")); err == nil {
+				if _, err := os.Stat(filepath.Join(b.Dir, "seen-1")); err == nil {
 					break
 				}
 				time.Sleep(100 * time.Millisecond)
 			}
 			for _, h := range dead {
-				if err := fleet.lab.Host(h).Kill(t.Context()); err != nil {
+				if err := fleet.Lab.Host(h).Kill(t.Context()); err != nil {
 					t.Error(err)
 				}
 			}
 		}()
-		s := b.want(1, "apply", "--yes", "--json")
+		s := b.Want(1, "apply", "--yes", "--json")
 		<-killed
 		said, early := outcomes(t, s)
 		failed := 0
@@ -146,7 +146,7 @@ func TestLabRolloutStops(t *testing.T) {
 			}
 		}
 		// They were dead before it begins: nobody is touched.
-		s = b.want(1, "apply", "--yes", "--json")
+		s = b.Want(1, "apply", "--yes", "--json")
 		said, early = outcomes(t, s)
 		for h, o := range said {
 			if want := map[bool]string{true: "unreachable", false: "stopped"}[slices.Contains(dead, h)]; o.Status != want && o.Status != "unchanged" {
@@ -157,7 +157,7 @@ func TestLabRolloutStops(t *testing.T) {
 			t.Errorf("the rollout ended: %q", early)
 		}
 		for _, h := range dead {
-			if err := fleet.lab.Host(h).Start(t.Context()); err != nil {
+			if err := fleet.Lab.Host(h).Start(t.Context()); err != nil {
 				t.Error(err)
 			}
 			for range 300 {
@@ -167,7 +167,7 @@ func TestLabRolloutStops(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 			}
 		}
-		b.want(0, "apply", "--yes")
+		b.Want(0, "apply", "--yes")
 		b.wantRunning(all(), "200", "")
 	})
 	t.Log("PROOF: a bad setting in the canary, a gate, missing clients, and three dead hosts against a budget of two stopped the rollout where they should; no host that failed its checks was left changed")

@@ -15,14 +15,14 @@ func TestLabRestartWaits(t *testing.T) {
 	before := sql(t, "b2", "SHOW max_connections")
 
 	t.Run("a synchronous standby/postgres-15", func(t *testing.T) {
-		b.t = t
+		b.T = t
 		sql(t, "b1", "ALTER SYSTEM SET synchronous_standby_names = 'FIRST 2 (*)'")
 		sql(t, "b1", "SELECT pg_reload_conf()")
 		b.fleet("", connections(160))
-		s := b.want(1, "apply", "--yes", "-l", "b1,b2,b3")
+		s := b.Want(1, "apply", "--yes", "-l", "b1,b2,b3")
 		for _, want := range []string{"commits on b1 would wait until it is back", "FIRST 2 (*)", "wants 2, and without it 1 stream", "nothing was changed"} {
-			if !strings.Contains(s.all(), want) {
-				t.Errorf("not said: %q\n%s", want, s.all())
+			if !strings.Contains(s.All(), want) {
+				t.Errorf("not said: %q\n%s", want, s.All())
 			}
 		}
 		for _, h := range members("b1") {
@@ -34,13 +34,13 @@ func TestLabRestartWaits(t *testing.T) {
 		sql(t, "b1", "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'")
 		sql(t, "b1", "SELECT pg_reload_conf()")
 		time.Sleep(500 * time.Millisecond)
-		b.want(0, "apply", "--yes", "-l", "b1,b2,b3")
+		b.Want(0, "apply", "--yes", "-l", "b1,b2,b3")
 		sql(t, "b1", "ALTER SYSTEM RESET synchronous_standby_names")
 		sql(t, "b1", "SELECT pg_reload_conf()")
 	})
 
 	t.Run("a transaction and a backup/postgres-17", func(t *testing.T) {
-		b.t = t
+		b.T = t
 		conn, err := login(t.Context(), "c1", "bench")
 		if err != nil {
 			t.Fatal(err)
@@ -51,9 +51,9 @@ func TestLabRestartWaits(t *testing.T) {
 		}
 		time.Sleep(5500 * time.Millisecond)
 		b.fleet("\n[rollout]\ntransaction_wait = \"2s\"\n", connections(170))
-		s := b.want(1, "apply", "--yes", "-l", "c1,c2,c3")
-		if !strings.Contains(s.all(), "c1: ") || !strings.Contains(s.all(), "after 2s bench has a transaction open for") || !strings.Contains(s.all(), "idle in transaction") || strings.Contains(s.all(), "it is a secret") {
-			t.Errorf("the transaction is not named:\n%s", s.all())
+		s := b.Want(1, "apply", "--yes", "-l", "c1,c2,c3")
+		if !strings.Contains(s.All(), "c1: ") || !strings.Contains(s.All(), "after 2s bench has a transaction open for") || !strings.Contains(s.All(), "idle in transaction") || strings.Contains(s.All(), "it is a secret") {
+			t.Errorf("the transaction is not named:\n%s", s.All())
 		}
 		// It ends while apply waits for it.
 		b.fleet("\n[rollout]\ntransaction_wait = \"1m\"\n", connections(170))
@@ -61,42 +61,42 @@ func TestLabRestartWaits(t *testing.T) {
 			time.Sleep(4 * time.Second)
 			_, _ = conn.Exec(t.Context(), "COMMIT")
 		}()
-		s = b.want(0, "apply", "--yes", "-l", "c1,c2,c3")
-		if !strings.Contains(s.all(), "waiting for transactions: bench has a transaction open") {
-			t.Errorf("not said what it waits for:\n%s", s.all())
+		s = b.Want(0, "apply", "--yes", "-l", "c1,c2,c3")
+		if !strings.Contains(s.All(), "waiting for transactions: bench has a transaction open") {
+			t.Errorf("not said what it waits for:\n%s", s.All())
 		}
-		look(t, "c2", fmt.Sprintf("cd /; nohup setsid runuser -u postgres -- pg_basebackup -h %s -U replicator -w -c fast -D /var/lib/postgresql/copy --max-rate=32k -X none >/dev/null 2>&1 & sleep 2", fleet.lab.Host("c1").Address))
+		look(t, "c2", fmt.Sprintf("cd /; nohup setsid runuser -u postgres -- pg_basebackup -h %s -U replicator -w -c fast -D /var/lib/postgresql/copy --max-rate=32k -X none >/dev/null 2>&1 & sleep 2", fleet.Lab.Host("c1").Address))
 		b.fleet("\n[rollout]\ntransaction_wait = \"1s\"\n", connections(180))
-		s = b.want(1, "apply", "--yes", "-l", "c1,c2,c3")
-		if !strings.Contains(s.all(), "after 1s a base backup is running (pid ") {
-			t.Errorf("the backup is not named:\n%s", s.all())
+		s = b.Want(1, "apply", "--yes", "-l", "c1,c2,c3")
+		if !strings.Contains(s.All(), "after 1s a base backup is running (pid ") {
+			t.Errorf("the backup is not named:\n%s", s.All())
 		}
 		look(t, "c2", "pkill -x pg_basebackup; sleep 0.5; rm -rf /var/lib/postgresql/copy")
-		b.want(0, "apply", "--yes", "-l", "c1,c2,c3")
+		b.Want(0, "apply", "--yes", "-l", "c1,c2,c3")
 	})
 
 	t.Run("a standby that does not stream/postgres-18", func(t *testing.T) {
-		b.t = t
+		b.T = t
 		b.fleet("\n[rollout]\ngate_timeout = \"3s\"\n", connections(160))
 		look(t, "d3", "systemctl stop postgresql@18-main; mv /var/lib/postgresql/18/main/global /var/lib/postgresql/18/main/away")
-		s := b.want(1, "apply", "--yes", "-l", "d1,d2,d3")
-		if !strings.Contains(s.all(), "left alone, because d3 of its cluster is in trouble") || sql(t, "d2", "SHOW max_connections") != before {
-			t.Errorf("a second member went down while one was:\n%s", s.all())
+		s := b.Want(1, "apply", "--yes", "-l", "d1,d2,d3")
+		if !strings.Contains(s.All(), "left alone, because d3 of its cluster is in trouble") || sql(t, "d2", "SHOW max_connections") != before {
+			t.Errorf("a second member went down while one was:\n%s", s.All())
 		}
 		// It can be started, and is, before the others.
 		look(t, "d3", "mv /var/lib/postgresql/18/main/away /var/lib/postgresql/18/main/global")
-		b.want(0, "apply", "--yes", "-l", "d1,d2,d3")
+		b.Want(0, "apply", "--yes", "-l", "d1,d2,d3")
 
 		// One that runs and does not stream.
 		const conf = "/var/lib/postgresql/18/main/postgresql.auto.conf"
 		look(t, "d3", "cp -a "+conf+" /root/kept; sed -i \"s/host=[0-9.']*/host=192.0.2.1/\" "+conf+"; systemctl reload postgresql@18-main; sleep 1")
 		b.fleet("\n[rollout]\ngate_timeout = \"3s\"\n", connections(170))
-		s = b.want(1, "apply", "--yes", "-l", "d1,d2,d3")
-		if !strings.Contains(s.all(), "d2: ") || !strings.Contains(s.all(), "the standby d3 of its cluster does not stream") || sql(t, "d2", "SHOW max_connections") != "160" {
-			t.Errorf("a second member went down while one did not stream:\n%s", s.all())
+		s = b.Want(1, "apply", "--yes", "-l", "d1,d2,d3")
+		if !strings.Contains(s.All(), "d2: ") || !strings.Contains(s.All(), "the standby d3 of its cluster does not stream") || sql(t, "d2", "SHOW max_connections") != "160" {
+			t.Errorf("a second member went down while one did not stream:\n%s", s.All())
 		}
 		look(t, "d3", "cp -a /root/kept "+conf+"; systemctl reload postgresql@18-main; sleep 1")
 		b.fleet("", connections(170))
-		b.want(0, "apply", "--yes", "-l", "d1,d2,d3")
+		b.Want(0, "apply", "--yes", "-l", "d1,d2,d3")
 	})
 }
