@@ -52,6 +52,10 @@ An instance where somebody would lose access is refused before its first change,
 unless --allow-lockout names everyone who would: a declared client, USER@ADDRESS or
 USER, standby:NAME, pgfleet for its own connection, or all.
 
+Hosts are worked on in the waves that [rollout] of fleet.toml says, the members of a
+replication cluster one after the other. While they are, nobody else can change
+them: see --lock-wait. Every run keeps a journal: see pgfleet runs.
+
 Ctrl-C once: no new step starts, and those that run are finished or put back.
 Twice: everything stops at once.`,
 		Example: `  pgfleet apply
