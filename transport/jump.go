@@ -183,8 +183,10 @@ func proxyCommand(command string) (net.Conn, error) {
 	}()
 	go func() {
 		_, _ = io.Copy(far, stdout)
+		ended := time.AfterFunc(time.Second, func() { far.Close() })
+		_ = cmd.Wait() // then all that it said is known
+		ended.Stop()
 		far.Close()
-		_ = cmd.Wait()
 	}()
 	return &proxied{Conn: near, said: said}, nil
 }
@@ -198,10 +200,21 @@ type proxied struct {
 
 func (p *proxied) Read(b []byte) (int, error) {
 	n, err := p.Conn.Read(b)
-	if errors.Is(err, io.EOF) {
-		if s := p.said.String(); s != "" {
-			return n, &Error{Kind: KindUnreachable, Op: "ProxyCommand", Err: errors.New(lastLines(s, 2))}
-		}
+	return n, p.reason(err)
+}
+
+func (p *proxied) Write(b []byte) (int, error) {
+	n, err := p.Conn.Write(b)
+	return n, p.reason(err)
+}
+
+// reason is what the command said where it has ended.
+func (p *proxied) reason(err error) error {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrClosedPipe) {
+		return err
 	}
-	return n, err
+	if s := p.said.String(); s != "" {
+		return &Error{Kind: KindUnreachable, Op: "ProxyCommand", Err: errors.New(lastLines(s, 2))}
+	}
+	return err
 }
