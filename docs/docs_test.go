@@ -391,7 +391,7 @@ type object = map[string]any
 
 func fleetSchema(t *testing.T) object {
 	t.Helper()
-	text, err := json.Marshal(inventory.FleetSchema(tasks.Schemas()))
+	text, err := json.Marshal(inventory.FleetSchema(tasks.Schemas(), tasks.Rotation{}))
 	if err != nil {
 		t.Fatal(err)
 	}

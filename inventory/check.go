@@ -35,6 +35,7 @@ func (l *loader) check() {
 	l.mergeVariables(own)
 	l.rollout()
 	l.checkClients()
+	l.checkRotations()
 	l.checkTasks()
 }
 

@@ -4,12 +4,13 @@ import "time"
 
 // includedFile is what any file of a fleet may hold.
 type includedFile struct {
-	Include []Positioned[string] `toml:"include" doc:"Further files, as globs relative to this one. Their tasks come before this file's."`
-	Vars    Entries[*Node]       `toml:"vars" doc:"Variables of every host."`
-	Hosts   Entries[hostTable]   `toml:"hosts" doc:"The hosts by name."`
-	Groups  Entries[groupTable]  `toml:"groups" doc:"Named sets of hosts."`
-	Clients []*Node              `toml:"client" doc:"Who must be able to connect; a table each."`
-	Tasks   []*Node              `toml:"task"`
+	Include   []Positioned[string] `toml:"include" doc:"Further files, as globs relative to this one. Their tasks come before this file's."`
+	Vars      Entries[*Node]       `toml:"vars" doc:"Variables of every host."`
+	Hosts     Entries[hostTable]   `toml:"hosts" doc:"The hosts by name."`
+	Groups    Entries[groupTable]  `toml:"groups" doc:"Named sets of hosts."`
+	Clients   []*Node              `toml:"client" doc:"Who must be able to connect; a table each."`
+	Rotations []*Node              `toml:"rotation" doc:"Passwords that are rotated; a table each."`
+	Tasks     []*Node              `toml:"task"`
 }
 
 // mainFile is what fleet.toml may hold.

@@ -10,18 +10,19 @@ import (
 
 // A Fleet is what fleet.toml and the files that it includes say.
 type Fleet struct {
-	Name     string
-	Path     string   // of fleet.toml, as given to Load
-	Files    []string // that were read: fleet.toml and what it includes, in the order of reading
-	SSH      SSH
-	Postgres Postgres
-	Secrets  Secrets
-	Rollout  Rollout
-	Vars     map[string]*Node // [vars] alone, before groups and hosts
-	Hosts    []*Host          // in the order of the files
-	Groups   []*Group         // likewise
-	Clients  []Client         // in the order of the files
-	Tasks    []Task           // in the order in which they are planned
+	Name      string
+	Path      string   // of fleet.toml, as given to Load
+	Files     []string // that were read: fleet.toml and what it includes, in the order of reading
+	SSH       SSH
+	Postgres  Postgres
+	Secrets   Secrets
+	Rollout   Rollout
+	Vars      map[string]*Node // [vars] alone, before groups and hosts
+	Hosts     []*Host          // in the order of the files
+	Groups    []*Group         // likewise
+	Clients   []Client         // in the order of the files
+	Rotations []Rotation       // likewise
+	Tasks     []Task           // in the order in which they are planned
 
 	hosts map[string]*Host
 }

@@ -58,6 +58,8 @@ type loader struct {
 	groups  Entries[groupTable]
 	clients []*Node
 	tasks   []*Node
+
+	rotations []*Node
 }
 
 func newLoader(opt Options) *loader {
@@ -108,6 +110,7 @@ func (l *loader) content(name string, file includedFile, stack []string) {
 	l.hosts = append(l.hosts, file.Hosts...)
 	l.groups = append(l.groups, file.Groups...)
 	l.clients = append(l.clients, file.Clients...)
+	l.rotations = append(l.rotations, file.Rotations...)
 	l.tasks = append(l.tasks, file.Tasks...)
 }
 

@@ -25,8 +25,8 @@ func SchemaOf(v any) map[string]any {
 }
 
 // FleetSchema returns the JSON Schema of fleet.toml. kinds holds, for each kind of task, a value or reflect.Type of the
-// struct that its keys are decoded into.
-func FleetSchema(kinds map[string]any) map[string]any {
+// struct that its keys are decoded into, and rotation such a value for the entries of [[rotation]].
+func FleetSchema(kinds map[string]any, rotation any) map[string]any {
 	s := schemer{}.of(reflect.TypeFor[mainFile](), "")
 	defs := map[string]any{}
 	var entries []any
@@ -44,6 +44,9 @@ func FleetSchema(kinds map[string]any) map[string]any {
 	s["properties"].(map[string]any)["client"] = map[string]any{
 		"type": "array", "items": schemer{templates: true}.of(reflect.TypeFor[clientTable](), ""), "description": "Who must be able to connect.",
 	}
+	s["properties"].(map[string]any)["rotation"] = map[string]any{
+		"type": "array", "items": withKeys(reflect.TypeFor[rotationKeys](), typeOf(rotation)), "description": "Passwords that are rotated.",
+	}
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"
 	s["title"] = "pgfleet's fleet.toml"
 	s["$defs"] = defs
@@ -52,15 +55,20 @@ func FleetSchema(kinds map[string]any) map[string]any {
 
 // taskSchema describes an entry of [[task]] of one kind: the keys of every task and the kind's own.
 func taskSchema(kind string, t reflect.Type) map[string]any {
-	s := schemer{}.of(reflect.TypeFor[taskKeys](), "")
-	own := schemer{templates: true}.of(t, "")
-	properties := s["properties"].(map[string]any)
-	if p, ok := own["properties"].(map[string]any); ok {
-		maps.Copy(properties, p)
+	s := withKeys(reflect.TypeFor[taskKeys](), t)
+	s["properties"].(map[string]any)["kind"] = map[string]any{"const": kind}
+	return s
+}
+
+// withKeys describes a table whose keys are those of common, and those of own, which may be templates.
+func withKeys(common, own reflect.Type) map[string]any {
+	s := schemer{}.of(common, "")
+	more := schemer{templates: true}.of(own, "")
+	if p, ok := more["properties"].(map[string]any); ok {
+		maps.Copy(s["properties"].(map[string]any), p)
 	}
-	properties["kind"] = map[string]any{"const": kind}
-	required := []string{"name", "kind"}
-	if r, ok := own["required"].([]string); ok {
+	required, _ := s["required"].([]string)
+	if r, ok := more["required"].([]string); ok {
 		required = append(required, r...)
 	}
 	s["required"] = required

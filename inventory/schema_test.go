@@ -45,7 +45,7 @@ func TestFleetSchema(t *testing.T) {
 		File    string `toml:"file" required:"true"`
 		Restart bool   `toml:"restart"`
 	}
-	s := FleetSchema(map[string]any{"settings": &settings{}, "hba": reflect.TypeFor[struct{}]()})
+	s := FleetSchema(map[string]any{"settings": &settings{}, "hba": reflect.TypeFor[struct{}]()}, struct{}{})
 	properties := s["properties"].(map[string]any)
 	for _, name := range namesOf(mainType) {
 		if p, ok := properties[name].(map[string]any); !ok || p["description"] == nil {

@@ -217,7 +217,7 @@ func (Ask) action()              {}
 // none, and what runs always, whatever it does, is not counted as one.
 func Writes(a Action) bool {
 	switch a := a.(type) {
-	case Login, Port, Ask, Replan, Replicated, ProveLog:
+	case Login, Port, Ask, Replan, Replicated, ProveLog, ProvePassword:
 		return false
 	case RunCommand:
 		return !a.Always && !a.Maybe

@@ -98,6 +98,13 @@ func sameValue(rows *postgres.Catalog, name, a, b string) bool {
 // and pgaudit's while its library is not loaded, because then the server stores
 // any value and auditing fails at every login afterwards.
 func settable(s *State, rows *postgres.Catalog, p parameter) error {
+	if strings.EqualFold(p.name, "role") {
+		// What SET ROLE sets; pg_settings does not list it (GUC_NO_SHOW_ALL).
+		if err := postgres.CheckIdent(p.value); err != nil {
+			return problemAt(p.node.Pos, "role: %v", err)
+		}
+		return nil
+	}
 	if err := rows.Check(p.name, p.value); err != nil {
 		pos := p.node.Pos
 		var unknown *postgres.UnknownSettingError

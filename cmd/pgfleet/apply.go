@@ -25,13 +25,14 @@ type applying struct {
 	asJSON bool
 	allow  []string // --allow-lockout
 
-	earlier *earlier             // that this one goes on with; nil for a new one
-	all     []inventory.Instance // that tasks are planned for
-	tags    []string
-	held    *heldPlan
-	journal *journal.Recorder // nil as long as there is none
-	began   time.Time
-	lock    rollout.Locking
+	rotating *rotating            // what rotate was asked for; nil for an apply
+	earlier  *earlier             // that this one goes on with; nil for a new one
+	all      []inventory.Instance // that tasks are planned for
+	tags     []string
+	held     *heldPlan
+	journal  *journal.Recorder // nil as long as there is none
+	began    time.Time
+	lock     rollout.Locking
 	// deadMan is how long a host waits for this run in the middle of a step.
 	deadMan time.Duration
 }
@@ -82,9 +83,13 @@ func (x *applying) flags(cmd *cobra.Command, needs string) {
 		panic(err) // the flag's name is misspelt above
 	}
 	cmd.Flags().DurationVar(&x.deadMan, "dead-man", 0, "how long a host waits, when it hears nothing in the middle of a step, before it\nputs the old files back by itself (default: dead_man of fleet.toml, or 5m0s)")
-	cmd.Flags().DurationVar(&x.lock.Wait, "lock-wait", 0, "how `long` to wait for others who are applying to the same hosts")
-	cmd.Flags().DurationVar(&x.lock.TTL, "lease-ttl", 0, "how `long` a lease holds that is not renewed; for tests")
-	_ = cmd.Flags().MarkHidden("lease-ttl")
+	x.lockFlags(cmd.Flags())
+}
+
+func (x *applying) lockFlags(f *pflag.FlagSet) {
+	f.DurationVar(&x.lock.Wait, "lock-wait", 0, "how `long` to wait for others who are applying to the same hosts")
+	f.DurationVar(&x.lock.TTL, "lease-ttl", 0, "how `long` a lease holds that is not renewed; for tests")
+	_ = f.MarkHidden("lease-ttl")
 }
 
 // apply reads as the list of what apply does.
@@ -105,6 +110,9 @@ func (x *applying) apply(ctx context.Context) error {
 	known, err := x.survey(ctx, s, saved, digester)
 	if err != nil {
 		return err
+	}
+	if x.rotating != nil && len(known) == 0 {
+		return x.noneDue(s.fleet)
 	}
 	if err := x.lockouts(s, known); err != nil {
 		return err
@@ -196,6 +204,9 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 	}
 	x.all, x.tags = all, tags
 	find := func() ([]rollout.Known, error) {
+		if x.rotating != nil {
+			return x.rotating.plan(ctx, s, wanted)
+		}
 		known, _, err := s.plan(ctx, all, wanted, tags)
 		return known, err
 	}
@@ -334,6 +345,9 @@ func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results
 		back := ""
 		if id := x.runID(); id != "" {
 			back = "; pgfleet runs undo " + id + " takes back what it did to files"
+		}
+		if x.rotating != nil {
+			return fmt.Errorf("the rollout has stopped: %w\nwhat was done stays, and pgfleet rotate %s goes on from there", early, x.rotating.names())
 		}
 		return fmt.Errorf("the rollout has stopped: %w\nwhat was done stays, and pgfleet apply goes on from there%s", early, back)
 	}

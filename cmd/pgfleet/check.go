@@ -26,7 +26,8 @@ func (a *app) check() error {
 		return err
 	}
 	_, mistakes := tasks.Expand(fleet, fleet.Instances(), tasks.Options{Local: local(fleet, a.term.LookupEnv)})
-	if len(mistakes) > 0 {
+	_, more := tasks.NewRotations(fleet, fleet.Instances(), nil, tasks.Asked{}, local(fleet, a.term.LookupEnv))
+	if mistakes = append(mistakes, more...).Sorted(); len(mistakes) > 0 {
 		return &inputError{mistakes}
 	}
 	if _, err := a.selector(fleet); err != nil {

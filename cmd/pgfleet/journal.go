@@ -124,6 +124,9 @@ func (x *applying) started(s *session, known []rollout.Known, d *secrets.Digeste
 		Pgfleet: version(), Command: "apply", Who: rollout.Operator(), PID: os.Getpid(),
 		Fleet: s.fleet.Name, File: file, FileDigest: digest, Limit: x.app.limit, Tags: x.tags,
 	}
+	if x.rotating != nil {
+		started.Command, started.Rotation = "rotate", x.rotating.journal()
+	}
 	if x.earlier != nil {
 		started.Command, started.Resumes = x.earlier.command, x.earlier.of.ID
 		if x.earlier.command != "undo" { // which holds to no plan

@@ -72,6 +72,9 @@ func (a *app) plan(ctx context.Context, out string, asJSON bool) error {
 		}
 		a.ui.Note("the plan is saved; carry it out with: pgfleet apply " + transport.Word(out))
 	}
+	for _, why := range s.dueRotations(ctx) {
+		a.ui.Note(clean(why))
+	}
 	return a.planned(known)
 }
 

@@ -170,6 +170,7 @@ type instanceResult struct {
 	Changes  int                  `json:"changes"`
 	Seconds  float64              `json:"seconds"`
 	Down     float64              `json:"down,omitempty"` // seconds without connections while it restarted
+	Notes    []string             `json:"notes,omitempty"`
 	Error    string               `json:"error,omitempty"`
 }
 
@@ -179,7 +180,7 @@ func resultJSON(fleet *inventory.Fleet, results []rollout.Result, early error) r
 		doc.Error = early.Error()
 	}
 	for _, r := range results {
-		in := instanceResult{r.Instance, r.Status, r.Steps, r.Done, r.Changes, r.Took.Seconds(), r.Down.Seconds(), ""}
+		in := instanceResult{r.Instance, r.Status, r.Steps, r.Done, r.Changes, r.Took.Seconds(), r.Down.Seconds(), r.Notes, ""}
 		if r.Err != nil {
 			in.Error = r.Err.Error()
 		}

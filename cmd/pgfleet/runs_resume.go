@@ -124,7 +124,7 @@ func (x *applying) goOn(ctx context.Context, file string, e *earlier) error {
 	case len(e.instances) == 0:
 		return x.nothingLeft(e)
 	}
-	x.earlier = e
+	x.earlier, x.rotating = e, resumed(r)
 	if a.fleet = file; file == "" {
 		a.fleet = r.File
 	}

@@ -36,6 +36,9 @@ fleet.toml is not changed: the next apply would do again what it says.`,
 			if err != nil {
 				return notResumed(err)
 			}
+			if r.Rotation != nil {
+				return &inputError{fmt.Errorf("the run %s rotated passwords; pgfleet rotate --rollback goes back to the previous ones", r.ID)}
+			}
 			ids := r.Those(func(h journal.Instance) bool { return len(h.Steps) > 0 })
 			return x.goOn(cmd.Context(), a.fleetFile(cmd), &earlier{command: "undo", of: r, instances: ids})
 		},

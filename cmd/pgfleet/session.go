@@ -41,7 +41,8 @@ func (a *app) load() (*inventory.Fleet, error) {
 	var mistakes inventory.Errors
 	if errors.As(err, &mistakes) && fleet != nil {
 		_, more := tasks.Expand(fleet, fleet.Instances(), tasks.Options{Local: local(fleet, a.term.LookupEnv)})
-		return nil, &inputError{append(mistakes, more...).Sorted()}
+		_, rotations := tasks.NewRotations(fleet, fleet.Instances(), nil, tasks.Asked{}, local(fleet, a.term.LookupEnv))
+		return nil, &inputError{slices.Concat(mistakes, more, rotations).Sorted()}
 	}
 	if err != nil {
 		return nil, &inputError{err}
@@ -192,6 +193,8 @@ func hostNames(instances []inventory.Instance) []string {
 // tasks and secrets are well.
 func (s *session) plan(ctx context.Context, all, wanted []inventory.Instance, tags []string) ([]rollout.Known, map[inventory.InstanceID][]*tasks.Bound, error) {
 	bound, errs := tasks.Expand(s.fleet, all, tasks.Options{Tags: tags, Local: local(s.fleet, s.app.term.LookupEnv)})
+	_, more := tasks.NewRotations(s.fleet, s.fleet.Instances(), nil, tasks.Asked{}, local(s.fleet, s.app.term.LookupEnv))
+	errs = append(errs, more...).Sorted()
 	if len(errs) > 0 {
 		return nil, nil, &inputError{errs.Err()}
 	}

@@ -155,6 +155,11 @@ func renderResults(known []rollout.Known, results []rollout.Result, st style) st
 		rows = append(rows, row)
 	}
 	b.WriteString(columns(rows))
+	for _, r := range results {
+		for _, n := range r.Notes {
+			b.WriteString(string(r.Instance) + ": " + clean(n) + "\n")
+		}
+	}
 	var parts []string
 	for _, s := range []rollout.Status{rollout.Changed, rollout.Unchanged, rollout.Failed, rollout.Unreachable, rollout.NoAccess, rollout.Refused, rollout.Stopped} {
 		if total[s] > 0 || s == rollout.Changed || s == rollout.Unchanged || s == rollout.Failed {

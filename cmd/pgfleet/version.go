@@ -37,7 +37,7 @@ func (a *app) schemaCommand() *cobra.Command {
 		Short: "Print the JSON Schema of fleet.toml, with which editors complete and check it",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return a.ui.JSON(inventory.FleetSchema(tasks.Schemas()))
+			return a.ui.JSON(inventory.FleetSchema(tasks.Schemas(), tasks.Rotation{}))
 		},
 	}
 }

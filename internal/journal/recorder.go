@@ -7,6 +7,7 @@ import (
 	"github.com/pgfleet/pgfleet/internal/rollout"
 	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/inventory"
+	"github.com/pgfleet/pgfleet/tasks"
 )
 
 // The kinds of records. A reader passes over those that it does not know.
@@ -34,12 +35,21 @@ type Started struct {
 	Limit      string        `json:"limit,omitempty"`
 	Tags       []string      `json:"tags,omitempty"`
 	Plan       *ReviewedPlan `json:"plan,omitempty"`
+	// Rotation is what a run rotates; nil for one that applies.
+	Rotation *Rotation `json:"rotation,omitempty"`
 	// Key recognises the operator's key, with which all digests of contents are made.
 	Key       string                 `json:"key"`
 	Instances []inventory.InstanceID `json:"instances"`
 	// Beside are instances that were planned for and not meant by --limit: which
 	// one a task of `on = "one"` is for depends on them.
 	Beside []inventory.InstanceID `json:"beside,omitempty"`
+}
+
+// A Rotation is what pgfleet rotate was asked for.
+type Rotation struct {
+	Roles []string    `json:"roles,omitempty"` // all if there are none
+	Due   bool        `json:"due,omitempty"`   // only those that are due
+	Asked tasks.Asked `json:"asked"`
 }
 
 // A ReviewedPlan is the saved plan that a run holds to.

@@ -38,6 +38,8 @@ type Result struct {
 	// Down is for how long the server took no connections while it restarted,
 	// as seen from here; 0 if it did not restart.
 	Down time.Duration
+	// Notes are remarks for the reader: what was measured, or left undone.
+	Notes []string
 	// LogFrom is how long the server's log was when its first step began, in
 	// bytes; 0 where it has none.
 	LogFrom int64
@@ -58,6 +60,8 @@ func Secrets(known []Known) []secrets.Ref {
 					refs = append(refs, a.CAKey)
 				case tasks.Login:
 					refs = append(refs, a.Password)
+				default:
+					refs = append(refs, rotationSecrets(a)...)
 				}
 			}
 		}
@@ -109,6 +113,9 @@ type executor struct {
 	// restarted is told for how long the server was down.
 	restarted func(time.Duration)
 	planned   func([]tasks.Change) error // records what is known only now
+	rotation  *rotation                  // of the plan that the step is of
+	noted     func(string)               // adds a remark to the result
+	stop      <-chan struct{}
 	// made counts what a step did whose changes were not known while planning.
 	made int
 }

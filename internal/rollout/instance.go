@@ -23,6 +23,7 @@ type instanceRun struct {
 	deferred []int   // steps that are left for later
 	peers    peers   // the other members of its cluster
 	lost     error   // why the recorder did not take what was done
+	rotation rotation
 }
 
 // begin carries out all steps but those that have to wait for another member of
@@ -99,6 +100,9 @@ func (w *instanceRun) executor(i int) *executor {
 		run: w.run, conn: w.conn, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], earlier: &w.earlier, peers: w.peers,
 		restarted: func(down time.Duration) { w.result.Down += down },
 		planned:   func(changes []tasks.Change) error { return w.planned(i, changes) },
+		rotation:  &w.rotation,
+		noted:     func(text string) { w.result.Notes = append(w.result.Notes, text) },
+		stop:      w.stop,
 		phase: func(text string) {
 			p := w.event(StepPhase, i)
 			p.Text = text

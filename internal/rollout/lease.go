@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgfleet/pgfleet/inventory"
+	"github.com/pgfleet/pgfleet/tasks"
 	"github.com/pgfleet/pgfleet/transport"
 )
 
@@ -112,8 +113,32 @@ func changing(known []Known) []*inventory.Host {
 			hosts = append(hosts, k.Instance.Host)
 		}
 	}
+	return inOrder(hosts)
+}
+
+func inOrder(hosts []*inventory.Host) []*inventory.Host {
 	slices.SortFunc(hosts, func(a, b *inventory.Host) int { return strings.Compare(a.Name, b.Name) })
 	return slices.Compact(hosts)
+}
+
+// elsewhere returns the hosts that plans change beside those that they are for.
+func (r *Run) elsewhere(known []Known) []*inventory.Host {
+	var hosts []*inventory.Host
+	for _, k := range known {
+		if k.Err != nil || k.Plan == nil {
+			continue
+		}
+		for _, s := range k.Plan.Steps {
+			for _, c := range s.Changes {
+				for _, name := range tasks.Elsewhere(c.Action) {
+					if h := r.Fleet.Host(name); h != nil {
+						hosts = append(hosts, h)
+					}
+				}
+			}
+		}
+	}
+	return hosts
 }
 
 // leftOpen reports whether a step of an earlier run is to be put back: whoever has
@@ -133,7 +158,7 @@ func leftOpen(k Known) bool {
 // Wait is how long to wait for those that others have.
 func (r *Run) takeLeases(ctx context.Context, stop <-chan struct{}, known []Known, wait time.Duration) (giveBack func(), refused []Result) {
 	began := time.Now()
-	hosts := changing(known)
+	hosts := inOrder(append(changing(known), r.elsewhere(known)...))
 	if r.tryAll(ctx, hosts) {
 		hosts = nil
 	} else {

@@ -80,6 +80,9 @@ func (t *transaction) setPassword(ctx context.Context, st catalog.SetPassword) e
 
 // verifier computes what the server is to store.
 func (t *transaction) verifier(st catalog.SetPassword, iterations string) (string, error) {
+	if t.stored != nil {
+		return string(t.stored.Expose()), nil
+	}
 	password, ok := t.reveal(st.Secret)
 	if !ok {
 		return "", fmt.Errorf("the password %s was not read", st.Secret)

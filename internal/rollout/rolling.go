@@ -144,6 +144,9 @@ func (a *rolling) wave(ctx context.Context, w Wave, n, of int) error {
 	}
 	var group errgroup.Group
 	group.SetLimit(a.run.forks())
+	if a.run.OneByOne {
+		group.SetLimit(1)
+	}
 	for _, line := range lines(a.known, w, a.clusters) {
 		group.Go(func() error {
 			a.line(ctx, line)

@@ -43,11 +43,16 @@ type Run struct {
 	Fleet     *inventory.Fleet
 	Connector Connector
 	Resolver  Resolver
-	Observer  Observer
+	Stores    Stores // for rotations
+	// Redactor, if not nil, is told of values that are made while the run goes on.
+	Redactor *secrets.Redactor
+	Observer Observer
 	// Recorder, if not nil, keeps what is done. What it does not take is not done.
 	Recorder Recorder
 	// Forks is how many hosts are worked on at the same time; 0 means 32.
 	Forks int
+	// OneByOne lets no two clusters be worked on at the same time.
+	OneByOne bool
 	// AllowLockout names those who may lose access, see [tasks.Lockout.Named].
 	AllowLockout []string
 	// ID names the run on the hosts; "" means a random one.

@@ -42,7 +42,7 @@ func (x *executor) single(ctx context.Context, c tasks.Change) error {
 	case tasks.ProveLog:
 		return x.proveLog(ctx, a)
 	}
-	return fmt.Errorf("an action of type %T does not stand alone", c.Action)
+	return x.rotate(ctx, c.Action)
 }
 
 // must runs a command that has to succeed.

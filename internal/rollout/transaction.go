@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgfleet/pgfleet/internal/catalog"
 	"github.com/pgfleet/pgfleet/internal/postgres"
+	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/tasks"
 	"github.com/pgfleet/pgfleet/transport"
 )
@@ -78,6 +79,9 @@ type transaction struct {
 	fence   *transport.Fence // nil where there is none
 	lost    func() error     // why the way to the server has ended, or nil; nil where nobody knows
 	pending []sent
+	// stored, if not nil, is the verifier that SetPassword stores in the place of
+	// one that is computed.
+	stored *secrets.Secret
 }
 
 // reason returns why a session broke: pgx knows only that it did.

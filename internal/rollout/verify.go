@@ -50,7 +50,11 @@ func (x *executor) login(ctx context.Context, a tasks.Login) error {
 		if a.Refused && errors.As(err, &refused) && strings.HasPrefix(refused.Code, "28") {
 			return nil // class 28: invalid authorization
 		}
-		return fmt.Errorf("the login of %s at %s from %s failed: %s", a.Role, a.Address, a.From, loginProblem(ctx, err))
+		text := fmt.Sprintf("the login of %s at %s from %s failed: %s", a.Role, a.Address, a.From, loginProblem(ctx, err))
+		if errors.As(err, &refused) && refusal(refused) {
+			return &loginRefused{text}
+		}
+		return errors.New(text)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	if a.Refused {

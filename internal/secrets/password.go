@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math/big"
 )
 
 // passwordBytes is how many random bytes a generated password has: 256 bits.
@@ -17,6 +18,18 @@ func GeneratePassword() Secret {
 	b := make([]byte, passwordBytes)
 	rand.Read(b) // never fails: crypto/rand ends the program instead
 	return NewString(base64.RawURLEncoding.EncodeToString(b))
+}
+
+// NewPassword returns a password of length characters, each one of alphabet, which
+// are single bytes, with the same probability. It panics if alphabet is empty.
+func NewPassword(length int, alphabet string) Secret {
+	b := make([]byte, length)
+	most := big.NewInt(int64(len(alphabet)))
+	for i := range b {
+		n, _ := rand.Int(rand.Reader, most) // never fails: crypto/rand ends the program instead
+		b[i] = alphabet[n.Int64()]
+	}
+	return New(b)
 }
 
 // CheckPassword returns an error if PostgreSQL and its clients might disagree on

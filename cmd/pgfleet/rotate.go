@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgfleet/pgfleet/internal/journal"
+	"github.com/pgfleet/pgfleet/internal/rollout"
+	"github.com/pgfleet/pgfleet/internal/secrets"
+	"github.com/pgfleet/pgfleet/inventory"
+	"github.com/pgfleet/pgfleet/tasks"
+)
+
+// A rotating is what a rotate command is asked for.
+type rotating struct {
+	roles []string // none means all
+	due   bool     // only what is older than its max_age
+	asked tasks.Asked
+}
+
+func (a *app) rotateCommand() *cobra.Command {
+	x := applying{app: a}
+	var r rotating
+	var all, plan, status bool
+	cmd := &cobra.Command{
+		Use:   "rotate ROLE...",
+		Short: "Change the passwords of roles together with the secrets that hold them",
+		Long: `Rotate changes the password of each ROLE that a [[rotation]] of fleet.toml is for, one
+cluster after the other: it writes a new password to the secret store, as a pending
+version; gives its verifier to the server; logs in with it over TLS, on the standbys
+too; makes it the current version; tells those who have to know; and, with the
+strategy alternate, takes the old role's password once nobody uses it.
+
+Where a rotation was cut off, the next one finds out from the store and the server
+how far it came, and goes on from there. A password that somebody has changed by hand
+is not overwritten without --force.
+
+--plan shows what state each cluster is in and what would be done. --status lists all
+rotations. --rollback publishes the previous password again.`,
+		Example: `  pgfleet rotate --status
+  pgfleet rotate appuser --plan
+  pgfleet rotate appuser
+  pgfleet rotate --due --yes
+  pgfleet rotate appuser --rollback -l orders`,
+		ValidArgsFunction: a.completeRotations,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.roles = args
+			x.lock.Why = commandLine(cmd, args)
+			switch {
+			case (plan || status) && x.yes:
+				return &inputError{errors.New("--plan and --status change nothing, and need no --yes")}
+			case status && (plan || r.due || r.asked != tasks.Asked{}):
+				return &inputError{errors.New("--status goes with names of roles, --limit and --json alone")}
+			case r.due && (r.asked.Back || len(args) > 0 || all):
+				return &inputError{errors.New("--due chooses the rotations itself: it goes with neither names, --all nor --rollback")}
+			case all && len(args) > 0:
+				return &inputError{errors.New("--all, or names, not both")}
+			case len(args) == 0 && !all && !r.due && !plan && !status:
+				return &inputError{errors.New("which role? name one, or say --due or --all; pgfleet rotate --status lists them")}
+			case len(a.tags) > 0:
+				return &inputError{errors.New("--tags chooses tasks, and a rotation is none")}
+			}
+			switch {
+			case status:
+				return a.rotationStatus(cmd.Context(), r, x.asJSON)
+			case plan:
+				return a.rotationPlan(cmd.Context(), r, x.asJSON)
+			}
+			x.rotating = &r
+			return x.apply(cmd.Context())
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&plan, "plan", false, "show what would be done, and do nothing")
+	f.BoolVar(&status, "status", false, "list the rotations: age, state, sessions of the role that is not in use")
+	f.BoolVar(&r.asked.Back, "rollback", false, "go back to the previous password")
+	f.BoolVar(&all, "all", false, "every rotation of fleet.toml")
+	f.BoolVar(&r.due, "due", false, "every rotation whose password is older than its max_age")
+	f.BoolVar(&r.asked.Force, "force", false, "go on where somebody has changed a password by hand, or uses the role that is next")
+	f.BoolVar(&r.asked.EndSessions, "end-sessions", false, "end sessions of the old role that do not end by themselves")
+	f.BoolVarP(&x.yes, "yes", "y", false, "do not ask")
+	f.BoolVar(&x.asJSON, "json", false, "print the results as JSON; needs --yes, --plan or --status")
+	x.lockFlags(f)
+	return cmd
+}
+
+// completeRotations offers the roles that are rotated.
+func (a *app) completeRotations(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	fleet, _ := inventory.Load(a.fleet, inventory.Options{Kinds: tasks.Kinds()})
+	var names []cobra.Completion
+	if fleet != nil {
+		for _, r := range fleet.Rotations {
+			names = append(names, r.Role)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// rotationPlan shows what rotate would do.
+func (a *app) rotationPlan(ctx context.Context, r rotating, asJSON bool) error {
+	s, err := a.open(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	known, err := r.plan(ctx, s, s.instances)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		err = a.ui.JSON(planJSON(s.fleet, known))
+	} else {
+		a.showPlan(s.fleet, known)
+		s.showLeases(known)
+	}
+	if err != nil {
+		return err
+	}
+	return a.planned(known)
+}
+
+// plan reads what the stores hold, asks the hosts, and plans the rotations. A store
+// that is down is found before anybody is dialled.
+func (r rotating) plan(ctx context.Context, s *session, wanted []inventory.Instance) ([]rollout.Known, error) {
+	known, _, err := r.survey(ctx, s, wanted)
+	return known, err
+}
+
+func (r rotating) survey(ctx context.Context, s *session, wanted []inventory.Instance) ([]rollout.Known, map[inventory.InstanceID][]*tasks.Bound, error) {
+	if len(s.fleet.Rotations) == 0 {
+		return nil, nil, &inputError{fmt.Errorf("%s has no [[rotation]], so there is nothing to rotate", s.fleet.Path)}
+	}
+	for _, role := range r.roles {
+		if !slices.ContainsFunc(s.fleet.Rotations, func(x inventory.Rotation) bool { return x.Role == role }) {
+			var names []string
+			for _, x := range s.fleet.Rotations {
+				names = append(names, x.Role)
+			}
+			return nil, nil, &inputError{fmt.Errorf("%s has no [[rotation]] of %q%s", s.fleet.Path, role, inventory.DidYouMean(role, names))}
+		}
+	}
+	wanted = wholeClusters(s.fleet, wanted)
+	bound, errs := tasks.NewRotations(s.fleet, wanted, r.roles, r.asked, local(s.fleet, s.app.term.LookupEnv))
+	if len(errs) > 0 {
+		return nil, nil, &inputError{errs.Err()}
+	}
+	if err := s.holdSecrets(ctx, bound, true); err != nil {
+		return nil, nil, &inputError{fmt.Errorf("secrets could not be read, so nothing was asked of any host:\n%w", err)}
+	}
+	if r.due {
+		for id, list := range bound {
+			bound[id] = slices.DeleteFunc(list, func(b *tasks.Bound) bool { return b.Task.(*tasks.Rotation).Due(time.Now()) == "" })
+		}
+	}
+	wanted = slices.DeleteFunc(slices.Clone(wanted), func(in inventory.Instance) bool { return len(bound[in.ID()]) == 0 })
+	if len(wanted) == 0 && !r.due {
+		return nil, nil, &inputError{errors.New("no rotation is for the instances that --limit means")}
+	}
+	s.run.OneByOne, s.run.Stores, s.run.Redactor = true, s.secrets, s.app.ui.redactor
+	known := s.survey(ctx, wanted, bound)
+	if ctx.Err() != nil {
+		return nil, nil, errInterrupted
+	}
+	for _, k := range known {
+		if k.Plan != nil {
+			k.Plan.Orphans = nil // no task was asked what it declares
+		}
+	}
+	return known, bound, nil
+}
+
+// wholeClusters adds the other members of the instances' clusters, in the order of
+// the fleet: a password is changed on the primary and proven on all.
+func wholeClusters(fleet *inventory.Fleet, some []inventory.Instance) []inventory.Instance {
+	return slices.DeleteFunc(fleet.Instances(), func(in inventory.Instance) bool {
+		return !slices.ContainsFunc(some, func(x inventory.Instance) bool {
+			return x.ID() == in.ID() || in.Replication != "" && x.Replication == in.Replication
+		})
+	})
+}
+
+// holdSecrets reads what the stores hold of the rotations' secrets, each once.
+func (s *session) holdSecrets(ctx context.Context, bound map[inventory.InstanceID][]*tasks.Bound, writable bool) error {
+	read := map[secrets.Ref]tasks.Held{}
+	var problems []error
+	failed := map[secrets.Ref]bool{}
+	for _, in := range s.fleet.Instances() {
+		for _, b := range bound[in.ID()] {
+			t := b.Task.(*tasks.Rotation)
+			ref := t.Ref()
+			h, ok := read[ref]
+			if !ok && !failed[ref] {
+				var err error
+				if h, err = s.heldOf(ctx, ref, writable); err != nil {
+					failed[ref] = true
+					problems = append(problems, err)
+				}
+				read[ref] = h
+			}
+			t.Hold(h)
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// heldOf reads the versions of a secret that a rotation is about.
+func (s *session) heldOf(ctx context.Context, ref secrets.Ref, writable bool) (tasks.Held, error) {
+	var h tasks.Held
+	store, err := s.secrets.Store(ref.Store)
+	if err != nil {
+		return h, err
+	}
+	if _, err := s.secrets.WritableStore(ref.Store); err != nil && writable {
+		return h, fmt.Errorf("%w: a rotation needs one that pgfleet can write to, such as age", err)
+	}
+	versions, err := store.Versions(ctx, ref.Path)
+	if errors.Is(err, secrets.ErrNotFound) {
+		return h, nil
+	}
+	if err != nil {
+		return h, err
+	}
+	for _, v := range versions {
+		if v.Stage == secrets.Retired {
+			continue
+		}
+		e, err := store.Get(ctx, ref.Path, v.ID)
+		if err != nil {
+			return h, err
+		}
+		if value, ok := e.Keys[ref.Key]; ok {
+			s.app.ui.redactor.Add(value)
+		}
+		switch v.Stage {
+		case secrets.Current:
+			h.Current = &e
+		case secrets.Pending:
+			h.Pending = &e
+		case secrets.Previous:
+			h.Previous = &e
+		}
+	}
+	return h, nil
+}
+
+// dueRotations says which rotations are due, as a plan's last word. What a store does
+// not tell is said too, and stops nothing.
+func (s *session) dueRotations(ctx context.Context) []string {
+	bound, errs := tasks.NewRotations(s.fleet, wholeClusters(s.fleet, s.instances), nil, tasks.Asked{}, local(s.fleet, s.app.term.LookupEnv))
+	if len(errs) > 0 {
+		return nil // they were reported
+	}
+	for id, list := range bound {
+		bound[id] = slices.DeleteFunc(list, func(b *tasks.Bound) bool { return b.Task.(*tasks.Rotation).MaxAge == 0 })
+	}
+	var said []string
+	if err := s.holdSecrets(ctx, bound, false); err != nil {
+		said = append(said, "whether a rotation is due is not known: "+err.Error())
+	}
+	for _, in := range s.fleet.Instances() {
+		for _, b := range bound[in.ID()] {
+			if why := b.Task.(*tasks.Rotation).Due(time.Now()); why != "" && !slices.Contains(said, why) {
+				said = append(said, why)
+			}
+		}
+	}
+	return said
+}
+
+// noneDue says that there is nothing to rotate.
+func (x *applying) noneDue(fleet *inventory.Fleet) error {
+	if x.asJSON {
+		return x.app.ui.JSON(resultJSON(fleet, nil, nil))
+	}
+	x.app.ui.Print("no rotation is due")
+	return nil
+}
+
+// resumed is what an earlier run was asked to rotate.
+func resumed(r *journal.Run) *rotating {
+	if r.Rotation == nil {
+		return nil
+	}
+	return &rotating{roles: r.Rotation.Roles, due: r.Rotation.Due, asked: r.Rotation.Asked}
+}
+
+// rotationJournal is the other way round.
+func (r *rotating) journal() *journal.Rotation {
+	if r == nil {
+		return nil
+	}
+	return &journal.Rotation{Roles: r.roles, Due: r.due, Asked: r.asked}
+}
+
+// namesOf is what is rotated, for the reader.
+func (r rotating) names() string { return strings.Join(r.roles, " ") }

@@ -1,0 +1,485 @@
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgfleet/pgfleet/internal/catalog"
+	"github.com/pgfleet/pgfleet/internal/postgres"
+	"github.com/pgfleet/pgfleet/internal/secrets"
+	"github.com/pgfleet/pgfleet/inventory"
+	"github.com/pgfleet/pgfleet/tasks"
+	"github.com/pgfleet/pgfleet/transport"
+)
+
+// Stores are the secret stores that can be written to.
+type Stores interface {
+	WritableStore(name string) (secrets.WritableStore, error)
+}
+
+// A rotation is what the steps of one rotation hand on to each other, and what has
+// to be put back when one of them fails.
+type rotation struct {
+	version string // of the secret, that was written as pending
+	// Of a password that was changed in place:
+	set      *tasks.SetVerifier
+	before   secrets.Secret // the verifier that the server had
+	altered  time.Time      // when the new one counted; zero if nothing is to be put back
+	standbys *tasks.GiveStandbys
+	// promoted is when the new password was published.
+	promoted time.Time
+}
+
+// rotate carries out a step of a rotation. When one fails between the change of a
+// password in place and its publication, the old verifier comes back: the store
+// still gives the old password to everybody.
+func (x *executor) rotate(ctx context.Context, a tasks.Action) error {
+	err := x.rotateOne(ctx, a)
+	if err == nil || x.rotation.altered.IsZero() {
+		return err
+	}
+	if leaseLost(err) || errors.Is(err, errPublished) {
+		return err
+	}
+	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), putBackTimeout)
+	defer cancel()
+	if problem := x.putPasswordBack(back); problem != nil {
+		return fmt.Errorf("%w; the server has the new password, which is pending in the store, and putting the old one back failed: %v; pgfleet rotate goes on from there", err, problem)
+	}
+	return fmt.Errorf("%w; the role has its old password again, and the new one stays pending: pgfleet rotate goes on with it", err)
+}
+
+func (x *executor) rotateOne(ctx context.Context, a tasks.Action) error {
+	switch a := a.(type) {
+	case tasks.PutPassword:
+		return x.putPassword(ctx, a)
+	case tasks.SetVerifier:
+		return x.setVerifier(ctx, a)
+	case tasks.GiveStandbys:
+		return x.giveStandbys(ctx, a)
+	case tasks.ProvePassword:
+		return x.provePassword(ctx, a)
+	case tasks.Promote:
+		return x.promote(ctx, a)
+	case tasks.Told:
+		return x.must(ctx, transport.Command{Script: "rm -f -- " + transport.Quote(a.Owed), User: "root"})
+	case tasks.TellUnit:
+		return x.onHosts(ctx, a.Hosts, func(y *executor) error {
+			return y.setUnit(ctx, tasks.SetUnit{Name: a.Unit, Reload: a.Verb == "reload", Restart: a.Verb == "restart"})
+		})
+	case tasks.TellUserlist:
+		return x.tellUserlist(ctx, a)
+	case tasks.TellPassfile:
+		return x.tellPassfile(ctx, a)
+	case tasks.Retire:
+		return x.retire(ctx, a)
+	}
+	return fmt.Errorf("an action of type %T does not stand alone", a)
+}
+
+// putPassword makes a password and has the store keep it as pending.
+func (x *executor) putPassword(ctx context.Context, a tasks.PutPassword) error {
+	if err := x.stillOurs(ctx); err != nil {
+		return err
+	}
+	store, err := x.run.Stores.WritableStore(a.Secret.Store)
+	if err != nil {
+		return err
+	}
+	password := secrets.NewPassword(a.Length, a.Alphabet)
+	c := secrets.Change{Set: map[string]secrets.Secret{a.Secret.Key: password}, IfCurrent: a.IfCurrent, Replace: a.Replace}
+	if a.User != "" {
+		c.Set["username"] = secrets.NewString(a.User)
+	}
+	id, err := store.Put(ctx, a.Secret.Path, c)
+	if err != nil {
+		return err
+	}
+	// What the store has is what counts, from here on.
+	entry, err := store.Get(ctx, a.Secret.Path, id)
+	if err != nil {
+		return err
+	}
+	kept, err := entry.Value(a.Secret.Key)
+	if err != nil {
+		return err
+	}
+	if !kept.Equal(password) {
+		return fmt.Errorf("the store gave another password back than the one that it was given, as version %s", id)
+	}
+	x.run.learn(a.Secret.At("pending"), kept)
+	x.rotation.version = id
+	return nil
+}
+
+// stillOurs makes sure that the lease is this run's before something is done that
+// no host looks at.
+func (x *executor) stillOurs(ctx context.Context) error {
+	return x.must(ctx, transport.Command{Script: ":"})
+}
+
+// learn takes over a secret's value, which output is searched for from now on.
+func (r *Run) learn(ref secrets.Ref, value secrets.Secret) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.vault == nil {
+		r.vault = map[secrets.Ref]secrets.Secret{}
+	}
+	r.vault[ref] = value
+	if r.Redactor != nil {
+		r.Redactor.Add(value)
+	}
+}
+
+// session opens one on the server, over its own socket.
+func (x *executor) session(ctx context.Context, at tasks.Server) (*pgx.Conn, error) {
+	return x.conn.Postgres(ctx, transport.Endpoint{SocketDir: at.SocketDir, Port: at.Port})
+}
+
+func (x *executor) transaction(ctx context.Context, conn *pgx.Conn) *transaction {
+	return &transaction{conn: conn, reveal: x.run.reveal, fence: x.run.fence(x.instance.Host), lost: func() error { return x.lost(ctx) }}
+}
+
+// storedVerifier returns what the server has stored of a role; the zero Secret is no
+// password.
+func storedVerifier(ctx context.Context, conn *pgx.Conn, role string) (secrets.Secret, error) {
+	var stored string
+	err := conn.QueryRow(ctx, "SELECT coalesce(rolpassword, '') FROM pg_catalog.pg_authid WHERE rolname OPERATOR(pg_catalog.=) "+postgres.QuoteLiteral(role),
+		pgx.QueryExecModeSimpleProtocol).Scan(&stored)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return secrets.Secret{}, fmt.Errorf("there is no role %q any more", role)
+	case err != nil, stored == "":
+		return secrets.Secret{}, err
+	}
+	return secrets.NewString(stored), nil
+}
+
+// setVerifier stores the password's verifier, if the server still has what it had
+// while planning.
+func (x *executor) setVerifier(ctx context.Context, a tasks.SetVerifier) error {
+	conn, err := x.session(ctx, a.Server)
+	if err != nil {
+		return err
+	}
+	defer closeSession(ctx, conn)
+	stored, err := storedVerifier(ctx, conn, a.Role)
+	if err != nil {
+		return because(ctx, err)
+	}
+	if !stored.Equal(a.Was) {
+		return fmt.Errorf("the password of %s was %w", a.Role, errDrifted)
+	}
+	if a.PutBack {
+		// Noted before: whether a COMMIT went through may never be known here.
+		x.rotation.set, x.rotation.before, x.rotation.altered = &a, stored, time.Now()
+	}
+	return x.transaction(ctx, conn).run(ctx, []catalog.Statement{catalog.SetPassword{Role: a.Role, Secret: a.Password}})
+}
+
+// putPasswordBack gives a role the verifier that it had, and its standbys the
+// password.
+func (x *executor) putPasswordBack(ctx context.Context) error {
+	r := x.rotation
+	conn, err := x.session(ctx, r.set.Server)
+	if err != nil {
+		return err
+	}
+	defer closeSession(ctx, conn)
+	t := x.transaction(ctx, conn)
+	old := catalog.SetPassword{Role: r.set.Role, None: r.before.IsEmpty()}
+	if !old.None {
+		t.stored = &r.before
+	}
+	if err := t.run(ctx, []catalog.Statement{old}); err != nil {
+		return err
+	}
+	r.altered = time.Time{}
+	if g := r.standbys; g != nil && g.Old != (secrets.Ref{}) {
+		again := *g
+		again.Password = g.Old
+		return x.giveStandbys(ctx, again)
+	}
+	return nil
+}
+
+// provePassword logs in everywhere: first on the primary, then on its standbys.
+func (x *executor) provePassword(ctx context.Context, a tasks.ProvePassword) error {
+	x.phase("logging in on " + string(x.instance.ID()))
+	if err := x.proveOne(ctx, a, x.instance); err != nil {
+		return err
+	}
+	for _, s := range x.peers.standbys {
+		y, err := x.at(ctx, s)
+		if err != nil {
+			return fmt.Errorf("the standby %s: %w", s.ID(), err)
+		}
+		if err := y.replayed(ctx, x.instance); err != nil {
+			return fmt.Errorf("the standby %s: %w", s.ID(), err)
+		}
+		x.phase("logging in on " + string(s.ID()))
+		if err := y.proveOne(ctx, a, s); err != nil {
+			return fmt.Errorf("the standby %s: %w", s.ID(), err)
+		}
+	}
+	return nil
+}
+
+// proveOne logs in on one server. A server that cannot be reached is tried again; one
+// that refuses has given its answer.
+func (x *executor) proveOne(ctx context.Context, a tasks.ProvePassword, in inventory.Instance) error {
+	login, ok := a.Logins[in.ID()]
+	if !ok {
+		return fmt.Errorf("the rotation is not for %s: let its limit in fleet.toml mean the whole cluster", in.ID())
+	}
+	deadline := time.Now().Add(login.Timeout)
+	for {
+		err := x.login(ctx, login)
+		refused := (*loginRefused)(nil)
+		if err == nil || errors.As(err, &refused) || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(replayEvery):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// at is an executor for another instance of the fleet.
+func (x *executor) at(ctx context.Context, in inventory.Instance) (*executor, error) {
+	conn, err := x.run.Conn(ctx, in.Host)
+	if err != nil {
+		return nil, err
+	}
+	y := *x
+	y.conn, y.instance = conn, in
+	return &y, nil
+}
+
+// onHosts does the same on hosts of the fleet, one after the other.
+func (x *executor) onHosts(ctx context.Context, hosts []string, do func(*executor) error) error {
+	for _, name := range hosts {
+		h := x.run.Fleet.Host(name)
+		if h == nil || len(h.Instances) == 0 {
+			return fmt.Errorf("no host %q", name)
+		}
+		x.phase("on " + name)
+		y, err := x.at(ctx, h.Instances[0])
+		if err == nil {
+			err = do(y)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// errPublished is wrapped where the new password is, or may be, published, so that
+// the old one must not come back.
+var errPublished = errors.New("whether it is published is not known")
+
+// settleTime is how long a store is asked again what it has done.
+const settleTime = 30 * time.Second
+
+// promote publishes the new password. When the store does not say whether it has
+// done it, it is asked what is current until it answers.
+func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
+	if err := x.stillOurs(ctx); err != nil {
+		return err
+	}
+	if a.Owed != "" {
+		script := "mkdir -p /var/lib/pgfleet && : > " + transport.Quote(a.Owed) + " && sync -- " + transport.Quote(a.Owed)
+		if err := x.must(ctx, transport.Command{Script: script, User: "root"}); err != nil {
+			return err
+		}
+	}
+	store, err := x.run.Stores.WritableStore(a.Secret.Store)
+	if err != nil {
+		return err
+	}
+	id := a.Secret.Version
+	if id == "pending" {
+		id = x.rotation.version
+	}
+	err = store.Promote(ctx, a.Secret.Path, id)
+	if err != nil {
+		err = x.settled(ctx, store, a.Secret.Path, id, err)
+	}
+	if err != nil {
+		return err
+	}
+	x.rotation.promoted = time.Now()
+	if r := x.rotation; !r.altered.IsZero() {
+		x.noted(fmt.Sprintf("the old password of %s was refused for %d ms before the new one was published", r.set.Role, r.promoted.Sub(r.altered).Milliseconds()))
+		r.altered = time.Time{} // from here on there is nothing to put back
+	}
+	return nil
+}
+
+// settled finds out whether a version is current though the store failed to make it
+// so: nil if it is.
+func (x *executor) settled(ctx context.Context, store secrets.WritableStore, path, id string, failed error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTime)
+	defer cancel()
+	for {
+		now, err := store.Get(ctx, path, string(secrets.Current))
+		switch {
+		case err == nil && now.ID == id:
+			return nil
+		case err == nil, errors.Is(err, secrets.ErrNotFound):
+			return failed
+		}
+		x.phase("waiting for the secret store: " + err.Error())
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return fmt.Errorf("%w; for %v the store did not say which version is current, so %w; pgfleet rotate goes on once it answers", failed, settleTime, errPublished)
+		}
+	}
+}
+
+// retire takes a role's password once nobody has a session of it. Sessions that do
+// not end are left alone, and so is the password.
+func (x *executor) retire(ctx context.Context, a tasks.Retire) error {
+	since := x.rotation.promoted
+	if since.IsZero() {
+		since = time.Now() // it was published by an earlier run
+	}
+	keeps := func(err error) error {
+		if errors.Is(err, errStopped) {
+			x.noted(fmt.Sprintf("%s keeps its old password, because pgfleet was stopped; the next rotation takes it", a.Role))
+			return nil
+		}
+		return err
+	}
+	if err := x.sleep(ctx, time.Until(since.Add(a.After)), fmt.Sprintf("leaving the old password of %s for %v", a.Role, a.After)); err != nil {
+		return keeps(err)
+	}
+	members := append([]inventory.Instance{x.instance}, x.peers.standbys...)
+	deadline := time.Now().Add(a.Wait)
+	for {
+		who, err := x.sessionsOf(ctx, members, a.Role)
+		switch {
+		case err != nil:
+			return fmt.Errorf("whether %s still has sessions is not known, so it keeps its old password: %w", a.Role, err)
+		case who == "":
+			return x.takePassword(ctx, a)
+		case a.EndSessions:
+			if err := x.endSessions(ctx, members, a.Role); err != nil {
+				return err
+			}
+		case !time.Now().Before(deadline):
+			x.noted(fmt.Sprintf("%s keeps its old password, because it still has sessions: %s; pgfleet rotate --end-sessions ends them", a.Role, who))
+			return nil
+		}
+		if err := x.sleep(ctx, readyEvery, "waiting for sessions of "+a.Role+" to end: "+who); err != nil {
+			return keeps(err)
+		}
+	}
+}
+
+func (x *executor) takePassword(ctx context.Context, a tasks.Retire) error {
+	conn, err := x.session(ctx, a.Server)
+	if err != nil {
+		return err
+	}
+	defer closeSession(ctx, conn)
+	return x.transaction(ctx, conn).run(ctx, []catalog.Statement{catalog.SetPassword{Role: a.Role, None: true}})
+}
+
+// sleep waits, and ends early when the run is told to start nothing more: a
+// rotation is done by then, and the old password is only left where it is.
+func (x *executor) sleep(ctx context.Context, d time.Duration, phase string) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	x.phase(phase)
+	select {
+	case <-time.After(d):
+		return nil
+	case <-x.stop:
+		return errStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// sessionsOf says what sessions a role has on the members of the cluster; "" for none.
+func (x *executor) sessionsOf(ctx context.Context, members []inventory.Instance, role string) (string, error) {
+	var list []string
+	for _, in := range members {
+		var n int
+		var from string
+		err := x.query(ctx, in, `SELECT count(*)::pg_catalog.int4, coalesce(pg_catalog.string_agg(DISTINCT coalesce(nullif(application_name, ''), 'no application_name') || ' from ' || coalesce(client_addr::pg_catalog.text, 'the host itself'), ', '), '')
+			FROM pg_catalog.pg_stat_activity WHERE usename OPERATOR(pg_catalog.=) `+postgres.QuoteLiteral(role), &n, &from)
+		if err != nil {
+			return "", err
+		}
+		if n > 0 {
+			list = append(list, fmt.Sprintf("%d on %s (%s)", n, in.ID(), from))
+		}
+	}
+	return strings.Join(list, "; "), nil
+}
+
+func (x *executor) endSessions(ctx context.Context, members []inventory.Instance, role string) error {
+	for _, in := range members {
+		var n int
+		err := x.query(ctx, in, `SELECT count(pg_catalog.pg_terminate_backend(pid))::pg_catalog.int4 FROM pg_catalog.pg_stat_activity
+			WHERE usename OPERATOR(pg_catalog.=) `+postgres.QuoteLiteral(role), &n)
+		if err != nil {
+			return fmt.Errorf("the sessions of %s on %s could not be ended: %w", role, in.ID(), err)
+		}
+		if n > 0 {
+			x.noted(fmt.Sprintf("%d sessions of %s were ended on %s", n, role, in.ID()))
+		}
+	}
+	return nil
+}
+
+// loginRefused is a server's refusal of a login, which trying again does not change.
+type loginRefused struct{ text string }
+
+func (e *loginRefused) Error() string { return e.text }
+
+// refusal reports whether a server's error is its answer to who logs in: class 28 is
+// invalid authorization, 42501 and 3D000 are a database that is closed to the role
+// or is not there (manual, appendix A).
+func refusal(pg *pgconn.PgError) bool {
+	return strings.HasPrefix(pg.Code, "28") || slices.Contains([]string{"42501", "3D000"}, pg.Code)
+}
+
+// rotationSecrets returns what a step of a rotation needs to know that no step
+// before it makes.
+func rotationSecrets(a tasks.Action) []secrets.Ref {
+	var refs []secrets.Ref
+	add := func(list ...secrets.Ref) {
+		for _, ref := range list {
+			if ref.Version != "pending" && ref != (secrets.Ref{}) {
+				refs = append(refs, ref)
+			}
+		}
+	}
+	switch a := a.(type) {
+	case tasks.SetVerifier:
+		add(a.Password)
+	case tasks.GiveStandbys:
+		add(a.Password, a.Old)
+	case tasks.ProvePassword:
+		for _, l := range a.Logins {
+			add(l.Password)
+		}
+	case tasks.TellPassfile:
+		add(a.Password)
+	}
+	return refs
+}

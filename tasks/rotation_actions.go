@@ -1,0 +1,128 @@
+package tasks
+
+import (
+	"time"
+
+	"github.com/pgfleet/pgfleet/internal/secrets"
+	"github.com/pgfleet/pgfleet/inventory"
+)
+
+// The actions of a rotation. Those of one plan hand on to each other which version
+// they are about: a Password whose version is "pending" is the one that the plan's
+// PutPassword wrote.
+
+// PutPassword writes a new password to its store, as a pending version. The other
+// keys of the secret stay.
+type PutPassword struct {
+	Secret   secrets.Ref // of the password, without a version
+	User     string      // for the key username; "" leaves that alone
+	Length   int
+	Alphabet string
+	// IfCurrent is the version that was current while planning.
+	IfCurrent string
+	Replace   bool // what is pending
+}
+
+// SetVerifier gives a role the SCRAM verifier of a password.
+type SetVerifier struct {
+	Server
+	Role     string
+	Password secrets.Ref
+	// Was is what the server had stored while planning; if it has something else
+	// now, nothing is done. The zero Secret is no password.
+	Was secrets.Secret `json:"-"`
+	// PutBack says that Was comes back when a later step, up to Promote, fails.
+	PutBack bool
+}
+
+// GiveStandbys gives those standbys that stream as a role its new password, in
+// their password files or their primary_conninfo, has them connect anew, and waits
+// until they stream.
+type GiveStandbys struct {
+	Server
+	Hosts    []string // of the cluster
+	Role     string
+	Password secrets.Ref
+	Old      secrets.Ref `json:",omitzero"` // what they get back when a later step fails; the zero Ref is nothing
+}
+
+// ProvePassword logs in with a password on the primary, and then on each standby
+// once it has replayed what the primary had written.
+type ProvePassword struct {
+	Server
+	Role   string
+	Logins map[inventory.InstanceID]Login // of all members that may be in the cluster
+}
+
+// Promote makes a version of a secret the current one.
+type Promote struct {
+	Secret secrets.Ref // its version is the ID, or "pending" for what PutPassword wrote
+	Owed   string      // a file on the host that says, while it is there, that somebody has still to be told; "" for none
+}
+
+// Told removes the file that Promote has left.
+type Told struct{ Owed string }
+
+// TellUnit reloads or restarts a systemd unit on hosts of the fleet.
+type TellUnit struct {
+	Hosts []string
+	Unit  string
+	Verb  string // "reload" or "restart"
+}
+
+// TellUserlist gives a role its line in PgBouncer's auth_file, with the verifier
+// that the server has stored.
+type TellUserlist struct {
+	Server
+	Hosts []string
+	Path  string
+	User  string
+}
+
+// TellPassfile gives the lines of a role in a password file (libpq's .pgpass) the
+// new password, and the name of the role that is in use now.
+type TellPassfile struct {
+	Hosts    []string
+	Path     string
+	User     string
+	Others   []string // names whose lines become User's
+	Password secrets.Ref
+}
+
+// Retire takes the password of a role that is not in use any more, once nobody has
+// a session of it.
+type Retire struct {
+	Server
+	Role string
+	// After is how long it is left alone at least, and Wait how long its sessions
+	// are waited for beyond that; then it is left as it is.
+	After, Wait time.Duration
+	EndSessions bool
+}
+
+func (PutPassword) action()   {}
+func (SetVerifier) action()   {}
+func (GiveStandbys) action()  {}
+func (ProvePassword) action() {}
+func (Promote) action()       {}
+func (Told) action()          {}
+func (TellUnit) action()      {}
+func (TellUserlist) action()  {}
+func (TellPassfile) action()  {}
+func (Retire) action()        {}
+
+// Elsewhere returns the hosts that an action changes beside the one whose plan it
+// is in.
+func Elsewhere(a Action) []string {
+	switch a := a.(type) {
+	case GiveStandbys:
+		return a.Hosts
+	case TellUnit:
+		return a.Hosts
+	case TellUserlist:
+		return a.Hosts
+	case TellPassfile:
+		return a.Hosts
+	}
+	return nil
+}
