@@ -111,6 +111,30 @@ func (TellUserlist) action()  {}
 func (TellPassfile) action()  {}
 func (Retire) action()        {}
 
+// rotationStep names what a step of a rotation does, in a few words; "" for one of
+// anything else.
+func rotationStep(a Action) string {
+	switch a.(type) {
+	case PutPassword:
+		return "new password"
+	case SetVerifier:
+		return "verifier"
+	case GiveStandbys:
+		return "standbys"
+	case ProvePassword:
+		return "login"
+	case Promote:
+		return "publish"
+	case TellUnit, TellUserlist, TellPassfile:
+		return "tell"
+	case Told:
+		return "told"
+	case Retire:
+		return "old password"
+	}
+	return ""
+}
+
 // Elsewhere returns the hosts that an action changes beside the one whose plan it
 // is in.
 func Elsewhere(a Action) []string {

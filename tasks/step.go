@@ -271,5 +271,9 @@ func (s Step) Title() string {
 	for _, b := range s.Tasks {
 		names = append(names, b.Name)
 	}
-	return strings.Join(names, ", ")
+	title := strings.Join(names, ", ")
+	if what := rotationStep(s.Changes[0].Action); what != "" {
+		title += ": " + what
+	}
+	return title
 }

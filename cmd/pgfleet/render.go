@@ -198,7 +198,7 @@ func (t *planText) step(group []rollout.Known, i int) {
 	first := group[0].Plan.Steps[i]
 	title, of := first.Title(), taskNames(first)
 	fmt.Fprintf(t, "  %d. %s", i+1, clean(title))
-	if title != of {
+	if !strings.HasPrefix(title, of) {
 		t.WriteString(t.style.faint(clean(": " + of)))
 	}
 	if db := whereOf(first); db != "" {

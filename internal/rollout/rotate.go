@@ -29,10 +29,11 @@ type Stores interface {
 type rotation struct {
 	version string // of the secret, that was written as pending
 	// Of a password that was changed in place:
-	set      *tasks.SetVerifier
-	before   secrets.Secret // the verifier that the server had
-	altered  time.Time      // when the new one counted; zero if nothing is to be put back
-	standbys *tasks.GiveStandbys
+	set     *tasks.SetVerifier
+	before  secrets.Secret       // the verifier that the server had
+	altered time.Time            // when the new one counted; zero if nothing is to be put back
+	given   []inventory.Instance // standbys that have the new password
+	old     secrets.Ref          // of the password that they had
 	// promoted is when the new password was published.
 	promoted time.Time
 }
@@ -202,12 +203,24 @@ func (x *executor) putPasswordBack(ctx context.Context) error {
 		return err
 	}
 	r.altered = time.Time{}
-	if g := r.standbys; g != nil && g.Old != (secrets.Ref{}) {
-		again := *g
-		again.Password = g.Old
-		return x.giveStandbys(ctx, again)
+	password, ok := x.run.reveal(r.old)
+	if len(r.given) > 0 && !ok {
+		return fmt.Errorf("the role has its old password again, and %s the new one to stream with: nobody here knows the old one", instanceNames(r.given))
 	}
-	return nil
+	for _, s := range r.given {
+		if _, err := x.giveStandby(ctx, s, r.set.Role, password); err != nil {
+			return fmt.Errorf("the standby %s: %w", s.ID(), err)
+		}
+	}
+	return x.streamAgain(ctx, r.given)
+}
+
+func instanceNames(list []inventory.Instance) string {
+	var ids []inventory.InstanceID
+	for _, in := range list {
+		ids = append(ids, in.ID())
+	}
+	return joinIDs(ids)
 }
 
 // provePassword logs in everywhere: first on the primary, then on its standbys.

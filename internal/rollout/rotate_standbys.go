@@ -25,20 +25,17 @@ func (x *executor) giveStandbys(ctx context.Context, a tasks.GiveStandbys) error
 	if !ok {
 		return fmt.Errorf("the password %s was not read", a.Password)
 	}
-	if a.Old != a.Password {
-		x.rotation.standbys = &a
-	}
-	var theirs []inventory.Instance
+	x.rotation.old = a.Old
 	for _, s := range x.peers.standbys {
 		given, err := x.giveStandby(ctx, s, a.Role, password)
 		if err != nil {
 			return fmt.Errorf("the standby %s: %w", s.ID(), err)
 		}
 		if given {
-			theirs = append(theirs, s)
+			x.rotation.given = append(x.rotation.given, s)
 		}
 	}
-	if len(theirs) == 0 {
+	if len(x.rotation.given) == 0 {
 		return fmt.Errorf("no standby of the cluster that is in the run streams as %s; let --limit mean the whole cluster", a.Role)
 	}
 	for _, in := range append([]inventory.Instance{x.instance}, x.peers.standbys...) {
@@ -49,7 +46,7 @@ func (x *executor) giveStandbys(ctx context.Context, a tasks.GiveStandbys) error
 			return fmt.Errorf("%s could not end its connections of %s: %w", in.ID(), a.Role, err)
 		}
 	}
-	return x.streamAgain(ctx, theirs)
+	return x.streamAgain(ctx, x.rotation.given)
 }
 
 // streamAgain waits until all of the standbys stream.

@@ -122,6 +122,11 @@ func newBench(t *testing.T, rotations string) *bench {
 	store := fmt.Sprintf("\n[secrets.age]\nidentities = [%q]\nrecipients = [%q]\n", b.identity, identity.Recipient().String())
 	b.Write("fleet.toml", fleet.Lab.Fleet()+store+fmt.Sprintf(declared, fleet.Lab.Applications)+rotations)
 	b.Want(0, "apply", "--yes")
+	for _, c := range names() {
+		fleet.SQL(t, c, "ALTER ROLE shop_a PASSWORD NULL")
+		fleet.SQL(t, c, "ALTER ROLE shop_b PASSWORD NULL")
+		fleet.SQL(t, c, "ALTER ROLE svc PASSWORD NULL")
+	}
 	return b
 }
 
@@ -145,40 +150,22 @@ secret = "age:{{ .Host.Replication }}/svc"
 ca = "ca.pem"
 `
 
-// secret reads a value as an application would, with nothing but the store's files.
-func (b *bench) secret(ctx context.Context, path, key string) (string, error) {
+// store is the age store as another process sees it, with nothing but its files.
+func (b *bench) store() (secrets.Store, error) {
 	r, err := secrets.NewResolver(secrets.Config{Dir: b.Dir, Age: secrets.AgeConfig{Identities: []string{b.identity}}})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	store, err := r.Store("age")
-	if err != nil {
-		return "", err
-	}
-	e, err := store.Get(ctx, path, "")
-	if err != nil {
-		return "", err
-	}
-	v, err := e.Value(key)
-	return string(v.Expose()), err
+	return r.Store("age")
 }
 
-// versions counts the versions of a secret.
-func (b *bench) versions(path string) int {
-	b.T.Helper()
-	r, err := secrets.NewResolver(secrets.Config{Dir: b.Dir, Age: secrets.AgeConfig{Identities: []string{b.identity}}})
+// entry reads the current version of a secret as an application would.
+func (b *bench) entry(ctx context.Context, path string) (secrets.Entry, error) {
+	store, err := b.store()
 	if err != nil {
-		b.T.Fatal(err)
+		return secrets.Entry{}, err
 	}
-	store, err := r.Store("age")
-	if err != nil {
-		b.T.Fatal(err)
-	}
-	list, err := store.Versions(b.T.Context(), path)
-	if err != nil {
-		b.T.Fatal(err)
-	}
-	return len(list)
+	return store.Get(ctx, path, "")
 }
 
 func has(t *testing.T, text string, wanted ...string) {

@@ -1,0 +1,83 @@
+//go:build lab
+
+package rotations
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// streaming is the rotation of the role that the standbys stream as.
+const streaming = `
+[[rotation]]
+role = "replicator"
+strategy = "in-place"
+secret = "age:{{ .Host.Replication }}/replicator"
+verify_from = "none"
+`
+
+// TestLabReplicationRole changes the password with which standbys stream, in a
+// password file and in primary_conninfo.
+func TestLabReplicationRole(t *testing.T) {
+	b := newBench(t, streaming)
+	s := b.Want(1, "rotate", "replicator", "--yes", "-l", "a1,c1")
+	has(t, s.All(), "replicator has a password, and age:a1-cluster/replicator#password does not exist")
+	b.Want(0, "rotate", "replicator", "--yes", "--force", "-l", "a1,c1")
+
+	// On c2 the password stands in primary_conninfo itself.
+	entry, err := b.entry(t.Context(), "c1-cluster/replicator")
+	if err != nil {
+		t.Fatal(err)
+	}
+	password := string(entry.Keys["password"].Expose())
+	fleet.SQL(t, "c2", "ALTER SYSTEM SET primary_conninfo = 'user=replicator password="+password+" host="+fleet.Lab.Host("c1").Address.String()+" port=5432'")
+	fleet.SQL(t, "c2", "SELECT pg_reload_conf()")
+	fleet.Look(t, "c2", "mv /var/lib/postgresql/.pgpass /var/lib/postgresql/.pgpass.away")
+	t.Cleanup(func() {
+		fleet.Look(t, "c2", "mv /var/lib/postgresql/.pgpass.away /var/lib/postgresql/.pgpass")
+		fresh, err := b.entry(t.Context(), "c1-cluster/replicator")
+		if err == nil {
+			fleet.Look(t, "c2", fmt.Sprintf("sed -i 's/replicator:.*/replicator:%s/' /var/lib/postgresql/.pgpass", fresh.Keys["password"].Expose()))
+		}
+	})
+	for range 2 {
+		s := b.Want(0, "rotate", "replicator", "--yes", "-l", "a1,c1")
+		has(t, s.All(), "give the new password to the standbys that stream as replicator")
+		for _, standby := range []string{"a2", "c2"} {
+			if status := fleet.SQL(t, standby, "SELECT status FROM pg_stat_wal_receiver"); status != "streaming" {
+				t.Errorf("%s does not stream: %q", standby, status)
+			}
+		}
+		for cluster, at := range map[string]string{"a1": "cat /var/lib/postgresql/.pgpass", "c1": "cat /var/lib/postgresql/*/main/postgresql.auto.conf"} {
+			entry, err := b.entry(t.Context(), cluster+"-cluster/replicator")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if text := fleet.Look(t, cluster[:1]+"2", at); !strings.Contains(text, string(entry.Keys["password"].Expose())) {
+				t.Errorf("the standby of %s does not have the current password", cluster)
+			}
+		}
+	}
+	if owner := strings.TrimSpace(fleet.Look(t, "a2", "stat -c '%U %a' /var/lib/postgresql/.pgpass")); owner != "postgres 600" {
+		t.Errorf("the password file is %s now", owner)
+	}
+
+	// A standby that cannot be given it: everything is as before.
+	fleet.Look(t, "a2", "mv /var/lib/postgresql/.pgpass /var/lib/postgresql/.pgpass.away")
+	t.Cleanup(func() {
+		fleet.Look(t, "a2", "cd /var/lib/postgresql; [ ! -e .pgpass.away ] || mv .pgpass.away .pgpass")
+	})
+	before := fleet.SQL(t, "a1", "SELECT rolpassword FROM pg_authid WHERE rolname = 'replicator'")
+	s = b.Want(1, "rotate", "replicator", "--yes", "-l", "a1")
+	has(t, s.All(), "there is no /var/lib/postgresql/.pgpass", "the role has its old password again, and the new one stays pending")
+	if after := fleet.SQL(t, "a1", "SELECT rolpassword FROM pg_authid WHERE rolname = 'replicator'"); after != before {
+		t.Error("the old verifier did not come back")
+	}
+	fleet.Look(t, "a2", "mv /var/lib/postgresql/.pgpass.away /var/lib/postgresql/.pgpass")
+	s = b.Want(0, "rotate", "replicator", "--yes", "-l", "a1")
+	has(t, s.All(), "goes on with a rotation that was begun before")
+	if status := fleet.SQL(t, "a2", "SELECT status FROM pg_stat_wal_receiver"); status != "streaming" {
+		t.Errorf("a2 does not stream: %q", status)
+	}
+}
