@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"testing"
 
+	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/crypto/ssh"
 )
@@ -33,6 +34,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"journal": writeJournal,
+			"agekey":  writeAgeKey,
 			// exits CODE COMMAND...: the command ends with this exit code.
 			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])
@@ -52,6 +54,28 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// writeAgeKey writes an age identity, post-quantum with pq, and its public key:
+//
+//	agekey FILE [pq]
+func writeAgeKey(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: agekey FILE [pq]")
+	}
+	var private, public string
+	if len(args) > 1 {
+		id, err := age.GenerateHybridIdentity()
+		ts.Check(err)
+		private, public = id.String(), id.Recipient().String()
+	} else {
+		id, err := age.GenerateX25519Identity()
+		ts.Check(err)
+		private, public = id.String(), id.Recipient().String()
+	}
+	file := ts.MkAbs(args[0])
+	ts.Check(os.WriteFile(file, []byte(private+"\n"), 0o600))
+	ts.Check(os.WriteFile(file+".pub", []byte(public+"\n"), 0o600))
 }
 
 // writeKey writes an SSH key that no host knows.

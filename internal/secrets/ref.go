@@ -81,6 +81,12 @@ func (r Ref) check() error {
 	if err := checkRefPart("key", r.Key); err != nil {
 		return err
 	}
+	// A template in a path may have left a part of it empty.
+	if r.Store == ageName {
+		if _, err := fileName(r.Path); err != nil {
+			return err
+		}
+	}
 	for _, c := range []byte(r.Version) {
 		if !isVersionByte(c) {
 			return fmt.Errorf("the version %q holds other characters than letters, digits, '.', '_' and '-'", r.Version)
