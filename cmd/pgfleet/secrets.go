@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -142,9 +143,13 @@ func (t target) pendingError(id string) error {
 }
 
 // write makes a new version current and returns its ID.
-func (t target) write(ctx context.Context, c secrets.Change) (string, error) {
+func (a *app) write(ctx context.Context, t target, c secrets.Change) (string, error) {
 	c.IfCurrent = t.ifCurrent()
 	id, err := t.store.Put(ctx, t.ref.Path, c)
+	if err != nil {
+		// A server may send back what it refuses.
+		a.ui.redactor.Add(slices.Collect(maps.Values(c.Set))...)
+	}
 	if errors.Is(err, secrets.ErrConflict) {
 		return "", fmt.Errorf("%w; nothing was written: look at it, and do it again", err)
 	}

@@ -63,10 +63,7 @@ func (a *app) secretsEdit(ctx context.Context, name string) error {
 		a.ui.Print(fmt.Sprintf("%v is as it was; nothing was written", ref))
 		return nil
 	}
-	for _, value := range change.Set {
-		a.ui.redactor.Add(value)
-	}
-	id, err := t.write(ctx, change)
+	id, err := a.write(ctx, t, change)
 	if err != nil {
 		return err
 	}

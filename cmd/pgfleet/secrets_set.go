@@ -82,12 +82,11 @@ func (a *app) secretsSet(ctx context.Context, name string, o setOptions) error {
 	if err != nil {
 		return err
 	}
-	a.ui.redactor.Add(value)
 	if now, ok := t.now.Keys[key]; ok && now.Equal(value) {
 		a.ui.Print(fmt.Sprintf("%v has this value already; nothing was written", t.ref))
 		return nil
 	}
-	id, err := t.write(ctx, secrets.Change{Set: map[string]secrets.Secret{key: value}, Replace: o.replace})
+	id, err := a.write(ctx, t, secrets.Change{Set: map[string]secrets.Secret{key: value}, Replace: o.replace})
 	if err != nil {
 		return err
 	}
