@@ -55,7 +55,7 @@ func checkMemory(dir string) error {
 	if err := syscall.Statfs(dir, &fs); err != nil {
 		return fmt.Errorf("%s: %w", dir, err)
 	}
-	if kind := uint32(fs.Type); kind != tmpfsMagic && kind != ramfsMagic { //nolint:gosec,unconvert // the field's type differs between architectures
+	if kind := uint32(fs.Type); kind != tmpfsMagic && kind != ramfsMagic {
 		return fmt.Errorf("%s is not in memory", dir)
 	}
 	return nil
