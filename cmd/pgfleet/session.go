@@ -191,7 +191,9 @@ func hostNames(instances []inventory.Instance) []string {
 // and finds out what is due on those that are wanted. Nobody is dialled before
 // tasks and secrets are well.
 func (s *session) plan(ctx context.Context, all, wanted []inventory.Instance, tags []string) ([]rollout.Known, map[inventory.InstanceID][]*tasks.Bound, error) {
-	bound, errs := tasks.Expand(s.fleet, all, tasks.Options{Tags: tags, Local: local(s.fleet, s.app.term.LookupEnv)})
+	bound, errs := tasks.Expand(s.fleet, all, tasks.Options{
+		Tags: tags, Local: local(s.fleet, s.app.term.LookupEnv), CheckSecret: s.secrets.Check,
+	})
 	if len(errs) > 0 {
 		return nil, nil, &inputError{errs.Err()}
 	}

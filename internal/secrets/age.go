@@ -196,6 +196,9 @@ func (e *hintedError) Unwrap() error { return e.err }
 // fileName returns the file of a secret, seen from the store's folder.
 func fileName(secret string) (string, error) {
 	for part := range strings.SplitSeq(secret, "/") {
+		if part == "" && secret != "" {
+			return "", errors.New("the path has an empty part; if a template stands in it, that renders to nothing here")
+		}
 		bad := strings.IndexFunc(part, func(c rune) bool { return c > '~' || !isVersionByte(byte(c)) })
 		if part == "" || part[0] == '.' || part[0] == '-' || bad >= 0 {
 			return "", errors.New(`the path must be words of letters, digits, '.', '_' and '-' with / between them, such as "prod/appuser"`)
