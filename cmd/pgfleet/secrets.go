@@ -54,9 +54,19 @@ func (a *app) secretsGet(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	value, _, err := resolver.Resolve(ctx, ref)
+	store, err := resolver.Store(ref.Store)
+	if err != nil {
+		return &inputError{fmt.Errorf("secret %v: %w", ref, err)}
+	}
+	// Past the Resolver, which has all keys masked in what is printed: a user's name
+	// among them would be masked in the name of the secret.
+	entry, err := store.Get(ctx, ref.Path, ref.Version)
 	if err != nil {
 		return &inputError{err}
+	}
+	value, err := entry.Value(ref.Key)
+	if err != nil {
+		return &inputError{&secrets.Error{Store: ref.Store, Path: ref.Path, Err: err}}
 	}
 	return a.ui.Value(value)
 }
@@ -149,6 +159,9 @@ func (a *app) write(ctx context.Context, t target, c secrets.Change) (string, er
 	if err != nil {
 		// A server may send back what it refuses.
 		a.ui.redactor.Add(slices.Collect(maps.Values(c.Set))...)
+	}
+	if errors.Is(err, secrets.ErrPending) {
+		return "", t.pendingError(string(secrets.Pending))
 	}
 	if errors.Is(err, secrets.ErrConflict) {
 		return "", fmt.Errorf("%w; nothing was written: look at it, and do it again", err)
