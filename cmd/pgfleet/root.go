@@ -77,10 +77,10 @@ Exit codes: 0 all is well, 1 a host failed, 2 the input was wrong.`,
 	root.AddCommand(
 		a.checkCommand(), a.hostsCommand(), a.factsCommand(),
 		a.planCommand(), a.applyCommand(), a.runsCommand(),
-		a.execCommand(), a.sqlCommand(), a.secretsCommand(),
+		a.execCommand(), a.sqlCommand(),
 		a.logCommand(), a.unlockCommand(),
 		a.schemaCommand(), a.versionCommand(),
-		a.initCommand(),
+		a.initCommand(), a.secretsCommand(),
 	)
 	return root
 }

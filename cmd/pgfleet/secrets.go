@@ -199,7 +199,8 @@ func (a *app) secretsPromoteCommand() *cobra.Command {
 		Short: "Make another version of a secret the current one",
 		Long: `Promote makes a version the current one and what was current the previous one: to
 take back a value that was written by mistake (@previous), or to take a pending
-one whose writer has died (@pending). All keys of the secret change with it.`,
+one whose writer has died (@pending). All keys of the secret change with it. It
+changes the store alone: what a server has got meanwhile does not go back with it.`,
 		Example: `  pgfleet secrets promote age:prod/appuser@previous
   pgfleet secrets promote age:prod/appuser@3`,
 		Args:              oneSecret,
@@ -210,11 +211,11 @@ one whose writer has died (@pending). All keys of the secret change with it.`,
 
 func (a *app) secretsPromote(ctx context.Context, name string) error {
 	ref, err := secrets.ParseRef(name)
-	if err == nil && ref.Version == "" {
-		err = fmt.Errorf("secret %v: which version? Add @VERSION; pgfleet secrets list %s shows them", ref, ref.At(""))
-	}
 	if err == nil && ref.Key != "" {
-		err = fmt.Errorf("secret %v: a version holds all keys of the secret: leave #%s out", ref, ref.Key)
+		err = fmt.Errorf("secret %v: a version holds all keys of the secret: leave #KEY out", ref)
+	}
+	if err == nil && ref.Version == "" {
+		err = fmt.Errorf("secret %v: which version? Add @VERSION; pgfleet secrets list %v shows them", ref, ref)
 	}
 	if err != nil {
 		return &inputError{err}

@@ -38,7 +38,9 @@ func ParseRef(s string) (Ref, error) {
 // to be.
 func malformed(s string, err error) error {
 	if _, ok := errors.AsType[pathError](err); ok {
-		return fmt.Errorf("secret %q: %w", s, err)
+		// Not with a colon: behind "#password": a Redactor takes the next word for a
+		// password.
+		return fmt.Errorf("secret %q cannot be, because %w", s, err)
 	}
 	return fmt.Errorf("secret %q: %w; %s", s, err, refForm)
 }
