@@ -26,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pgfleet/pgfleet/internal/pki"
@@ -124,12 +125,18 @@ func folder(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, text := range map[string]string{
-		"ca.pem":             string(ca.CertificatePEM()),
-		"files/rsyslog.conf": "# {{ .Vars.audit_log }}\n",
-		"files/pgpass":       "*:*:*:{{ .Vars.app_user }}:{{ secret \"env:APP_PASSWORD\" | passfile }}\n",
-		"sql/views.sql":      "CREATE VIEW v AS SELECT 1;\n",
-		"home/.keep":         "",
+		"recipients.txt":                    id.Recipient().String() + "\n",
+		"home/.config/pgfleet/identity.txt": id.String() + "\n",
+		"ca.pem":                            string(ca.CertificatePEM()),
+		"files/rsyslog.conf":                "# {{ .Vars.audit_log }}\n",
+		"files/pgpass":                      "*:*:*:{{ .Vars.app_user }}:{{ secret \"env:APP_PASSWORD\" | passfile }}\n",
+		"sql/views.sql":                     "CREATE VIEW v AS SELECT 1;\n",
+		"home/.keep":                        "",
 	} {
 		write(t, filepath.Join(dir, name), text)
 	}
@@ -322,6 +329,9 @@ func run(t *testing.T, page, dir, bin string, b block) {
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
 		_ = cmd.Run() // commands that fail are shown too
+		if !bytes.HasSuffix(out.Bytes(), []byte("\n")) {
+			out.WriteByte('\n') // as the page has it
+		}
 		if !matches(c[1], out.String()) {
 			t.Errorf("%s:%d: %s prints something else (-page +program):\n%s", page, b.line, c[0], cmp.Diff(c[1], out.String()))
 		}
@@ -330,6 +340,9 @@ func run(t *testing.T, page, dir, bin string, b block) {
 
 // matches compares output with what a page shows, where a line of "..." stands for any lines.
 func matches(page, output string) bool {
+	if strings.TrimSpace(page) == "" {
+		return strings.TrimSpace(output) == ""
+	}
 	var re strings.Builder
 	re.WriteString(`(?s)\A`)
 	for line := range strings.Lines(strings.TrimRight(page, "\n") + "\n") {

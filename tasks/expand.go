@@ -32,6 +32,9 @@ type Bound struct {
 type Options struct {
 	Tags  []string // only tasks with one of these tags; all when empty
 	Local Local
+	// CheckSecret, if not nil, returns an error for a reference that cannot be
+	// resolved whatever is stored, as of a store that the fleet does not have.
+	CheckSecret func(secrets.Ref) error
 }
 
 // Expand binds the fleet's tasks to instances, in the order of the list. Every
@@ -50,7 +53,7 @@ func Expand(fleet *inventory.Fleet, instances []inventory.Instance, o Options) (
 		}
 		selected := len(o.Tags) == 0 || slices.ContainsFunc(raw.Tags, func(t string) bool { return slices.Contains(o.Tags, t) })
 		for _, in := range instances {
-			bound, taskErrs := expand(fleet, raw, in, o.Local)
+			bound, taskErrs := expand(fleet, raw, in, o)
 			errs = append(errs, taskErrs...)
 			for _, b := range bound {
 				b.Selected = selected
@@ -84,7 +87,7 @@ func orPrimary(on string) string {
 
 // expand binds one task to one instance: not at all where it does not apply,
 // once, or once for each element of for_each.
-func expand(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, local Local) ([]*Bound, inventory.Errors) {
+func expand(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, o Options) ([]*Bound, inventory.Errors) {
 	var errs inventory.Errors
 	if kinds()[raw.Kind] == nil {
 		return nil, nil
@@ -108,7 +111,7 @@ func expand(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, 
 	}
 	var bound []*Bound
 	for _, e := range elements {
-		b, taskErrs := bind(fleet, raw, in, e, local)
+		b, taskErrs := bind(fleet, raw, in, e, o)
 		errs = append(errs, taskErrs...)
 		if b != nil {
 			bound = append(bound, b)
@@ -117,7 +120,7 @@ func expand(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, 
 	return bound, errs
 }
 
-func bind(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, data templates.Data, local Local) (*Bound, inventory.Errors) {
+func bind(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, data templates.Data, o Options) (*Bound, inventory.Errors) {
 	node, errs := templates.RenderNode(raw.Body, data)
 	if len(errs) > 0 {
 		return nil, errs
@@ -139,7 +142,7 @@ func bind(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, da
 		return nil, inventory.Errors{{Pos: raw.Pos, Msg: fmt.Sprintf("on = \"operator\" is for tasks of kind command and verify, not %s", raw.Kind)}}
 	}
 	if l, ok := task.(Loader); ok {
-		if errs := l.Load(local); len(errs) > 0 {
+		if errs := l.Load(o.Local); len(errs) > 0 {
 			return nil, errs
 		}
 	}
@@ -159,8 +162,15 @@ func bind(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, da
 			b.On = d.on()
 		}
 	}
-	if b.Secrets, err = secretsOf(node, task); err != nil {
+	named, err := secretsOf(node, task, raw.Pos)
+	if err != nil {
 		return nil, asErrors(raw.Pos, err)
+	}
+	if errs := checkSecrets(named, task, o.CheckSecret); len(errs) > 0 {
+		return nil, errs
+	}
+	for _, n := range named {
+		b.Secrets = append(b.Secrets, n.ref)
 	}
 	if t, ok := task.(interface{ secrets() []secrets.Ref }); ok {
 		b.Secrets = append(b.Secrets, t.secrets()...)
@@ -172,34 +182,6 @@ func bind(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, da
 // machine, once for the fleet, in the place that the first instance's plan gives
 // them.
 type runsHere interface{ runsHere() }
-
-// secretsOf collects the references in a task's texts.
-func secretsOf(node *inventory.Node, task Task) ([]secrets.Ref, error) {
-	var texts []string
-	var walk func(*inventory.Node)
-	walk = func(n *inventory.Node) {
-		texts = append(texts, n.Str)
-		for _, item := range n.Items {
-			walk(item)
-		}
-		for _, k := range n.Keys {
-			walk(k.Value)
-		}
-	}
-	walk(node)
-	if t, ok := task.(interface{ rendered() string }); ok {
-		texts = append(texts, t.rendered())
-	}
-	var refs []secrets.Ref
-	for _, text := range texts {
-		found, err := secrets.Find(text)
-		if err != nil {
-			return nil, err
-		}
-		refs = append(refs, found...)
-	}
-	return refs, nil
-}
 
 // skipped reports whether the task is not for this instance because of the role
 // that its server has now.

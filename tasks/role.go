@@ -140,10 +140,6 @@ func (databaseSettings) JSONSchema() map[string]any {
 	return map[string]any{"type": "object", "additionalProperties": parameters{}.JSONSchema()}
 }
 
-// passwordForm is what to say of a reference that is none. What stands there may
-// be the password itself, so no error repeats it.
-const passwordForm = "it is not the password but where that is, as STORE:PATH or STORE:PATH#KEY, such as \"age:app#password\" or \"env:APP_PASSWORD\""
-
 // Check finds mistakes in names and contradictions.
 func (t *Role) Check(in inventory.Instance) inventory.Errors {
 	var errs inventory.Errors
@@ -168,8 +164,8 @@ func (t *Role) Check(in inventory.Instance) inventory.Errors {
 	}
 	if v := t.Password.Value; v != "" && v != "none" {
 		var err error
-		if t.ref, err = secrets.ParseRef(v); err != nil {
-			errs.Add(t.Password.Pos(), "password: %s; or \"none\" for no password", passwordForm)
+		if t.ref, err = passwordRef(v); err != nil {
+			errs.Add(t.Password.Pos(), "password: %v; or \"none\" for no password", err)
 		}
 	}
 	if t.MemberOf != nil {

@@ -83,7 +83,7 @@ type Asked struct {
 // declared rotation and instance that it is for, in the order of fleet.toml, and
 // only of the given roles unless there are none. All but the primary's of each
 // cluster plan nothing. Every mistake is returned, each once.
-func NewRotations(fleet *inventory.Fleet, instances []inventory.Instance, roles []string, asked Asked, local Local) (map[inventory.InstanceID][]*Bound, inventory.Errors) {
+func NewRotations(fleet *inventory.Fleet, instances []inventory.Instance, roles []string, asked Asked, o Options) (map[inventory.InstanceID][]*Bound, inventory.Errors) {
 	all := map[inventory.InstanceID][]*Bound{}
 	var errs inventory.Errors
 	for i := range fleet.Rotations {
@@ -96,7 +96,7 @@ func NewRotations(fleet *inventory.Fleet, instances []inventory.Instance, roles 
 			if raw.Limit.Match(in, nil) == inventory.No {
 				continue
 			}
-			t, found := newRotation(fleet, raw, in, local)
+			t, found := newRotation(fleet, raw, in, o)
 			errs = append(errs, found...)
 			if t == nil {
 				continue
@@ -116,7 +116,7 @@ func NewRotations(fleet *inventory.Fleet, instances []inventory.Instance, roles 
 	return all, errs.Sorted()
 }
 
-func newRotation(fleet *inventory.Fleet, raw *inventory.Rotation, in inventory.Instance, local Local) (*Rotation, inventory.Errors) {
+func newRotation(fleet *inventory.Fleet, raw *inventory.Rotation, in inventory.Instance, o Options) (*Rotation, inventory.Errors) {
 	node, errs := templates.RenderNode(raw.Body, templates.NewData(fleet, in))
 	if len(errs) > 0 {
 		return nil, errs
@@ -139,11 +139,17 @@ func newRotation(fleet *inventory.Fleet, raw *inventory.Rotation, in inventory.I
 			t.Roles = append(t.Roles, inventory.Positioned[string]{Value: raw.Role + suffix})
 		}
 	}
-	if errs := t.Load(local); len(errs) > 0 {
+	if errs := t.Load(o.Local); len(errs) > 0 {
 		return nil, errs
 	}
 	if errs := t.Check(in); len(errs) > 0 {
 		return nil, errs
+	}
+	if o.CheckSecret != nil {
+		if err := o.CheckSecret(t.ref); err != nil {
+			errs.Add(t.Secret.Pos(), "secret: %v", err)
+			return nil, errs
+		}
 	}
 	return t, nil
 }
@@ -196,7 +202,7 @@ func (t *Rotation) Check(inventory.Instance) inventory.Errors {
 	var err error
 	switch t.ref, err = secrets.ParseRef(t.Secret.Value); {
 	case err != nil:
-		errs.Add(t.Secret.Pos(), "secret: want STORE:PATH or STORE:PATH#KEY, such as \"age:prod/appuser\"")
+		errs.Add(t.Secret.Pos(), "secret: %v", err)
 	case t.ref.Version != "":
 		errs.Add(t.Secret.Pos(), "secret: a rotation makes versions, so it cannot be for the version %s alone", t.ref.Version)
 	case t.ref.Key == "":

@@ -50,7 +50,7 @@ func readFleet(t *testing.T, text string) *inventory.Fleet {
 func oneRotation(t *testing.T, keys string, asked Asked) *Rotation {
 	t.Helper()
 	fleet := rotationFleet(t, keys)
-	bound, errs := NewRotations(fleet, fleet.Instances(), nil, asked, func(string) ([]byte, error) { return []byte("CA"), nil })
+	bound, errs := NewRotations(fleet, fleet.Instances(), nil, asked, Options{Local: func(string) ([]byte, error) { return []byte("CA"), nil }})
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
@@ -296,7 +296,7 @@ func TestRotationGoesOnFromWhatItFinds(t *testing.T) {
 
 func TestMistakesInRotations(t *testing.T) {
 	tests := map[string]struct{ keys, error string }{
-		"reference":      {"secret = \"nonsense\"\n", "secret: want STORE:PATH"},
+		"reference":      {"secret = \"nonsense\"\n", "no store is named before a colon"},
 		"version":        {"secret = \"age:x@3\"\n", "secret: a rotation makes versions"},
 		"key":            {"secret = \"age:x#username\"\n", "the key username is where the role's name is kept"},
 		"shared":         {"limit = \"pg01,pg03\"\nsecret = \"age:x\"\n", "would be the secret of orders and of pg03"},
@@ -320,7 +320,7 @@ func TestMistakesInRotations(t *testing.T) {
 				}
 			}
 			fleet := readFleet(t, base+c.keys)
-			_, errs := NewRotations(fleet, fleet.Instances(), nil, Asked{}, func(string) ([]byte, error) { return nil, nil })
+			_, errs := NewRotations(fleet, fleet.Instances(), nil, Asked{}, Options{Local: func(string) ([]byte, error) { return nil, nil }})
 			if !slices.ContainsFunc(errs, func(e inventory.Error) bool { return strings.Contains(e.Msg, c.error) && e.Pos.Line > 0 }) {
 				t.Errorf("mistakes %v, want %q", errs, c.error)
 			}

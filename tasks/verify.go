@@ -75,8 +75,8 @@ func (t *Verify) Check(in inventory.Instance) inventory.Errors {
 	}
 	if t.Login != nil {
 		var err error
-		if t.ref, err = secrets.ParseRef(t.Login.Password.Value); err != nil {
-			errs.Add(t.Login.Password.Pos(), "password: %s", passwordForm)
+		if t.ref, err = passwordRef(t.Login.Password.Value); err != nil {
+			errs.Add(t.Login.Password.Pos(), "password: %v", err)
 		}
 		from(t.Login.From)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -16,17 +17,22 @@ func (a *app) checkCommand() *cobra.Command {
 it is for, and reports all mistakes at once, each with file, line and column.
 Files that tasks name are read; secrets are not.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.check() },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.check(cmd.Context()) },
 	}
 }
 
-func (a *app) check() error {
+func (a *app) check(ctx context.Context) error {
 	fleet, err := a.load()
 	if err != nil {
 		return err
 	}
-	_, mistakes := tasks.Expand(fleet, fleet.Instances(), tasks.Options{Local: local(fleet, a.term.LookupEnv)})
-	_, more := tasks.NewRotations(fleet, fleet.Instances(), nil, tasks.Asked{}, local(fleet, a.term.LookupEnv))
+	resolver, err := a.newResolver(ctx, fleet, nil)
+	if err != nil {
+		return &inputError{err}
+	}
+	options := tasks.Options{Local: local(fleet, a.term.LookupEnv), CheckSecret: resolver.Check}
+	_, mistakes := tasks.Expand(fleet, fleet.Instances(), options)
+	_, more := tasks.NewRotations(fleet, fleet.Instances(), nil, tasks.Asked{}, options)
 	if mistakes = append(mistakes, more...).Sorted(); len(mistakes) > 0 {
 		return &inputError{mistakes}
 	}

@@ -254,5 +254,6 @@ func (f *exampleFleet) report(dir string, names []string, identity ageKey, made 
 	b.WriteString("  pgfleet check    find mistakes; nobody is dialled\n")
 	b.WriteString("  pgfleet plan     show what would change; nothing is changed\n")
 	b.WriteString("  pgfleet apply    show it, ask, and change it\n")
+	fmt.Fprintf(&b, "\npgfleet secrets get age:%s#password shows a password.\n", passwords()[0])
 	return b.String()
 }

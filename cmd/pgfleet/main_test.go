@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/pem"
 	"errors"
@@ -9,8 +10,11 @@ import (
 	"strconv"
 	"testing"
 
+	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/pgfleet/pgfleet/internal/secrets"
 )
 
 func TestMain(m *testing.M) {
@@ -33,6 +37,8 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"journal": writeJournal,
+			"agekey":  writeAgeKey,
+			"pending": writePending,
 			// exits CODE COMMAND...: the command ends with this exit code.
 			"exits": func(ts *testscript.TestScript, neg bool, args []string) {
 				want, err := strconv.Atoi(args[0])
@@ -52,6 +58,46 @@ func TestScripts(t *testing.T) {
 			},
 		},
 	})
+}
+
+// writeAgeKey writes an age identity, post-quantum with pq, and its public key:
+//
+//	agekey FILE [pq]
+func writeAgeKey(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: agekey FILE [pq]")
+	}
+	var private, public string
+	if len(args) > 1 {
+		id, err := age.GenerateHybridIdentity()
+		ts.Check(err)
+		private, public = id.String(), id.Recipient().String()
+	} else {
+		id, err := age.GenerateX25519Identity()
+		ts.Check(err)
+		private, public = id.String(), id.Recipient().String()
+	}
+	file := ts.MkAbs(args[0])
+	ts.Check(os.WriteFile(file, []byte(private+"\n"), 0o600))
+	ts.Check(os.WriteFile(file+".pub", []byte(public+"\n"), 0o600))
+}
+
+// writePending does what a rotation does that dies before it is done: a version of a
+// secret of the age store is written, and not made the current one.
+//
+//	pending PATH KEY VALUE
+func writePending(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: pending PATH KEY VALUE")
+	}
+	resolver, err := secrets.NewResolver(secrets.Config{
+		Dir: ts.MkAbs("."), Age: secrets.AgeConfig{Identities: []string{"me"}, Recipients: []string{"me.pub"}},
+	})
+	ts.Check(err)
+	store, err := resolver.WritableStore("age")
+	ts.Check(err)
+	_, err = store.Put(context.Background(), args[0], secrets.Change{Set: map[string]secrets.Secret{args[1]: secrets.NewString(args[2])}})
+	ts.Check(err)
 }
 
 // writeKey writes an SSH key that no host knows.

@@ -146,7 +146,7 @@ func (r rotating) survey(ctx context.Context, s *session, wanted []inventory.Ins
 		}
 	}
 	wanted = wholeClusters(s.fleet, wanted)
-	bound, errs := tasks.NewRotations(s.fleet, wanted, r.roles, r.asked, local(s.fleet, s.app.term.LookupEnv))
+	bound, errs := tasks.NewRotations(s.fleet, wanted, r.roles, r.asked, s.rotationOptions())
 	if len(errs) > 0 {
 		return nil, nil, &inputError{errs.Err()}
 	}
@@ -173,6 +173,10 @@ func (r rotating) survey(ctx context.Context, s *session, wanted []inventory.Ins
 		}
 	}
 	return known, bound, nil
+}
+
+func (s *session) rotationOptions() tasks.Options {
+	return tasks.Options{Local: local(s.fleet, s.app.term.LookupEnv), CheckSecret: s.secrets.Check}
 }
 
 // wholeClusters adds the other members of the instances' clusters, in the order of
@@ -252,7 +256,7 @@ func (s *session) heldOf(ctx context.Context, ref secrets.Ref, writable bool) (t
 // dueRotations says which rotations are due, as a plan's last word. What a store does
 // not tell is said too, and stops nothing.
 func (s *session) dueRotations(ctx context.Context) []string {
-	bound, errs := tasks.NewRotations(s.fleet, wholeClusters(s.fleet, s.instances), nil, tasks.Asked{}, local(s.fleet, s.app.term.LookupEnv))
+	bound, errs := tasks.NewRotations(s.fleet, wholeClusters(s.fleet, s.instances), nil, tasks.Asked{}, s.rotationOptions())
 	if len(errs) > 0 {
 		return nil // they were reported
 	}

@@ -40,8 +40,9 @@ func (a *app) load() (*inventory.Fleet, error) {
 	}
 	var mistakes inventory.Errors
 	if errors.As(err, &mistakes) && fleet != nil {
-		_, more := tasks.Expand(fleet, fleet.Instances(), tasks.Options{Local: local(fleet, a.term.LookupEnv)})
-		_, rotations := tasks.NewRotations(fleet, fleet.Instances(), nil, tasks.Asked{}, local(fleet, a.term.LookupEnv))
+		options := tasks.Options{Local: local(fleet, a.term.LookupEnv)}
+		_, more := tasks.Expand(fleet, fleet.Instances(), options)
+		_, rotations := tasks.NewRotations(fleet, fleet.Instances(), nil, tasks.Asked{}, options)
 		return nil, &inputError{slices.Concat(mistakes, more, rotations).Sorted()}
 	}
 	if err != nil {
@@ -192,8 +193,9 @@ func hostNames(instances []inventory.Instance) []string {
 // and finds out what is due on those that are wanted. Nobody is dialled before
 // tasks and secrets are well.
 func (s *session) plan(ctx context.Context, all, wanted []inventory.Instance, tags []string) ([]rollout.Known, map[inventory.InstanceID][]*tasks.Bound, error) {
-	bound, errs := tasks.Expand(s.fleet, all, tasks.Options{Tags: tags, Local: local(s.fleet, s.app.term.LookupEnv)})
-	_, more := tasks.NewRotations(s.fleet, s.fleet.Instances(), nil, tasks.Asked{}, local(s.fleet, s.app.term.LookupEnv))
+	options := tasks.Options{Tags: tags, Local: local(s.fleet, s.app.term.LookupEnv), CheckSecret: s.secrets.Check}
+	bound, errs := tasks.Expand(s.fleet, all, options)
+	_, more := tasks.NewRotations(s.fleet, s.fleet.Instances(), nil, tasks.Asked{}, options)
 	errs = append(errs, more...).Sorted()
 	if len(errs) > 0 {
 		return nil, nil, &inputError{errs.Err()}

@@ -92,6 +92,25 @@ func (u *ui) Error(err error) {
 	u.Note("pgfleet: " + clean(err.Error()))
 }
 
+// Value writes a secret to standard output, past the Redactor: for the one command
+// that is asked for it. Every byte is the secret's; where a person looks at it, a
+// newline follows, and what the terminal would obey is refused.
+func (u *ui) Value(value secrets.Secret) error {
+	b := value.Expose()
+	if u.outTTY {
+		if !utf8.Valid(b) || bytes.ContainsFunc(b, isControl) {
+			return errors.New("the value holds characters that a terminal would obey instead of showing them; send it to a file or a program")
+		}
+		b = append(bytes.TrimSuffix(b, []byte("\n")), '\n')
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.erase()
+	_, err := u.term.Out.Write(b)
+	u.redraw()
+	return err
+}
+
 // JSON writes a value to standard output.
 func (u *ui) JSON(v any) error {
 	text, err := encode(v)

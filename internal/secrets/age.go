@@ -21,6 +21,7 @@ import (
 )
 
 const (
+	ageName   = "age"
 	ageSuffix = ".age"
 	// ageTemp begins the names of files that are being written, ageLock is the file
 	// that writers lock.
@@ -81,7 +82,7 @@ func newAgeStore(c AgeConfig, base string, lookupEnv func(string) (string, bool)
 }
 
 // Name returns "age".
-func (*AgeStore) Name() string { return "age" }
+func (*AgeStore) Name() string { return ageName }
 
 // Get implements [Store].
 func (s *AgeStore) Get(ctx context.Context, path, version string) (Entry, error) {
@@ -195,6 +196,9 @@ func (e *hintedError) Unwrap() error { return e.err }
 // fileName returns the file of a secret, seen from the store's folder.
 func fileName(secret string) (string, error) {
 	for part := range strings.SplitSeq(secret, "/") {
+		if part == "" && secret != "" {
+			return "", errors.New("the path has an empty part; if a template stands in it, that renders to nothing here")
+		}
 		bad := strings.IndexFunc(part, func(c rune) bool { return c > '~' || !isVersionByte(byte(c)) })
 		if part == "" || part[0] == '.' || part[0] == '-' || bad >= 0 {
 			return "", errors.New(`the path must be words of letters, digits, '.', '_' and '-' with / between them, such as "prod/appuser"`)
@@ -205,26 +209,31 @@ func fileName(secret string) (string, error) {
 
 // read returns what is in the file of a secret, ErrNotFound if there is none.
 func (s *AgeStore) read(ctx context.Context, secret string) (*ageFile, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	name, err := fileName(secret)
+	name, cipher, err := s.readFile(ctx, secret)
 	if err != nil {
 		return nil, err
+	}
+	return s.decrypt(name, cipher)
+}
+
+// readFile returns the name of a secret's file and what it holds, encrypted.
+func (s *AgeStore) readFile(ctx context.Context, secret string) (name string, cipher []byte, err error) {
+	if err := ctx.Err(); err != nil {
+		return "", nil, err
+	}
+	if name, err = fileName(secret); err != nil {
+		return "", nil, err
 	}
 	// Through a Root no symbolic link leads out of the folder.
 	root, err := os.OpenRoot(s.dir)
 	if err == nil {
 		defer root.Close()
-		var cipher []byte
-		if cipher, err = root.ReadFile(name); err == nil {
-			return s.decrypt(name, cipher)
-		}
+		cipher, err = root.ReadFile(name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &hintedError{ErrNotFound, "there is no file " + filepath.Join(s.dir, name)}
+		return name, nil, &hintedError{ErrNotFound, "there is no file " + filepath.Join(s.dir, name)}
 	}
-	return nil, err
+	return name, cipher, err
 }
 
 func (s *AgeStore) decrypt(name string, cipher []byte) (*ageFile, error) {

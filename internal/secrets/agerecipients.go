@@ -91,7 +91,7 @@ func checkMix(recipients []age.Recipient, written []string) error {
 	var classic []string
 	for i, r := range recipients {
 		if _, ok := r.(*age.HybridRecipient); !ok {
-			classic = append(classic, shorten(written[i]))
+			classic = append(classic, ShortRecipient(written[i]))
 		}
 	}
 	if len(classic) == 0 || len(classic) == len(recipients) {
@@ -103,14 +103,17 @@ func checkMix(recipients []age.Recipient, written []string) error {
 	}
 }
 
-// shorten returns the start of a public key, and the comment of an SSH key.
-func shorten(s string) string {
+// ShortRecipient returns what tells a public key from others: the comment of an SSH
+// key or else its end, the start of another.
+func ShortRecipient(s string) string {
 	const most = 24
 	kind, rest, isSSH := strings.Cut(s, " ")
 	if isSSH {
-		if _, comment, ok := strings.Cut(rest, " "); ok {
-			return kind + " " + comment
+		key, comment, ok := strings.Cut(rest, " ")
+		if !ok {
+			comment = "…" + key[max(0, len(key)-most/2):] // all keys of a kind begin alike
 		}
+		return kind + " " + comment
 	}
 	if len(s) > most {
 		return s[:most] + "…"
@@ -159,7 +162,7 @@ func (s *AgeStore) noIdentity(file string, noMatch *age.NoIdentityMatchError) er
 	hint := "somebody who can must add your public key to the recipients and encrypt it again"
 	if _, written, err := s.parseRecipients(); err == nil {
 		for i, w := range written {
-			written[i] = shorten(w)
+			written[i] = ShortRecipient(w)
 		}
 		hint += "; the recipients in fleet.toml are " + strings.Join(written, ", ")
 	}

@@ -29,10 +29,24 @@ type Ref struct {
 func ParseRef(s string) (Ref, error) {
 	r, err := parseRef(s)
 	if err != nil {
-		return Ref{}, fmt.Errorf("secret %q: %w; %s", s, err, refForm)
+		return Ref{}, malformed(s, err)
 	}
 	return r, nil
 }
+
+// malformed says which reference is wrong, and of one whose form is wrong what it is
+// to be.
+func malformed(s string, err error) error {
+	if _, ok := errors.AsType[pathError](err); ok {
+		// Not with a colon: behind "#password": a Redactor takes the next word for a
+		// password.
+		return fmt.Errorf("secret %q cannot be, because %w", s, err)
+	}
+	return fmt.Errorf("secret %q: %w; %s", s, err, refForm)
+}
+
+// A pathError is a path that its store does not take.
+type pathError struct{ error }
 
 func parseRef(s string) (Ref, error) {
 	store, rest, found := strings.Cut(s, ":")
@@ -61,7 +75,7 @@ func parseRef(s string) (Ref, error) {
 // Check returns an error if r is not what ParseRef could have returned.
 func (r Ref) Check() error {
 	if err := r.check(); err != nil {
-		return fmt.Errorf("secret %q: %w; %s", r.String(), err, refForm)
+		return malformed(r.String(), err)
 	}
 	return nil
 }
@@ -80,6 +94,12 @@ func (r Ref) check() error {
 	}
 	if err := checkRefPart("key", r.Key); err != nil {
 		return err
+	}
+	// A template in a path may have left a part of it empty.
+	if r.Store == ageName {
+		if _, err := fileName(r.Path); err != nil {
+			return pathError{err}
+		}
 	}
 	for _, c := range []byte(r.Version) {
 		if !isVersionByte(c) {
