@@ -140,9 +140,12 @@ func (l *loader) instances(h *Host, t hostTable) {
 		Replication: t.Replication.Value,
 	}
 	base.Name = base.Cluster
-	if len(t.Instances) == 0 {
+	if t.Instances == nil {
 		h.Instances = []Instance{base}
 		return
+	}
+	if len(t.Instances) == 0 && t.Replication.Node != nil {
+		l.errs.Add(t.Replication.Pos(), "host %q has no instance (instances = {}), so nothing on it replicates", h.Name)
 	}
 	if len(t.Instances) > 1 && t.Replication.Node != nil {
 		l.errs.Add(t.Replication.Pos(), "host %q has more than one instance; say replication for each of them", h.Name)

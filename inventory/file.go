@@ -49,7 +49,7 @@ type hostTable struct {
 	Postgres    postgresTable          `toml:"postgres" doc:"What differs from [postgres] on this host."`
 	Replication Positioned[string]     `toml:"replication" doc:"The name that a primary and its standbys share."`
 	Vars        Entries[*Node]         `toml:"vars" doc:"Variables of this host."`
-	Instances   Entries[instanceTable] `toml:"instances" doc:"The instances by name, if there is more than one."`
+	Instances   Entries[instanceTable] `toml:"instances" doc:"The instances by name, if there is more than one. {} is a host without PostgreSQL: no task is for it, and logins can be made from it, and services reloaded there."`
 }
 
 // postgresTable is the table [postgres] and a host's own.

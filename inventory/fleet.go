@@ -111,7 +111,7 @@ type Host struct {
 	Become    string   // "sudo", "none", or empty: none if the user is root
 	Groups    []string // that it is a member of, directly or not, from the weakest to the strongest
 	Vars      map[string]*Node
-	Instances []Instance // at least one
+	Instances []Instance // none for a host without PostgreSQL
 }
 
 // A Group is a named set of hosts.

@@ -69,6 +69,7 @@ func (es *Entries[T]) UnmarshalNode(n *Node) Errors {
 		errs.Add(n.Pos, "want a table, found %s", n.describe())
 		return errs
 	}
+	*es = Entries[T]{}
 	for _, k := range n.Keys {
 		e := Entry[T]{Name: k.Name, Pos: k.Pos}
 		errs = append(errs, Decode(k.Value, &e.Value)...)

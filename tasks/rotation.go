@@ -33,7 +33,7 @@ const (
 // cut off goes on from there, on any machine.
 type Rotation struct {
 	Common
-	Secret      inventory.Positioned[string]   `toml:"secret" required:"true" doc:"Where the password is, such as \"age:prod/{{ .Host.Replication }}/appuser\": one secret for each cluster. #KEY names the password's key in it, \"password\" by default."`
+	Secret      inventory.Positioned[string]   `toml:"secret" required:"true" doc:"Where the password is, such as \"age:prod/{{ .Cluster }}/appuser\": one secret for each cluster. #KEY names the password's key in it, \"password\" by default."`
 	Strategy    string                         `toml:"strategy" enum:"alternate,in-place" doc:"alternate, the default: two login roles, so that no login fails; the secret's key username says which one is in use. in-place: the role itself gets a new password."`
 	Roles       []inventory.Positioned[string] `toml:"roles" doc:"With alternate: the two login roles, members of role; by default its name with _a and _b."`
 	VerifyFrom  inventory.Positioned[string]   `toml:"verify_from" doc:"Where the login comes from that proves a new password: a host of the fleet, \"here\" (the default), or \"none\": only the stored verifier is compared."`
@@ -169,7 +169,7 @@ func joinMembers(raw *inventory.Rotation, of []*Rotation) inventory.Errors {
 				t.members = append(t.members, other)
 				other.members = append(other.members, t)
 			case t.ref == other.ref:
-				errs.Add(t.Secret.Pos(), "secret: %s would be the secret of %s and of %s, which are different clusters unless both say the same replication; let its path name the cluster, such as \"%s:{{ .Host.Replication }}/%s\", or set limit",
+				errs.Add(t.Secret.Pos(), "secret: %s would be the secret of %s and of %s, which are different clusters unless both say the same replication; let its path name the cluster, such as \"%s:{{ .Cluster }}/%s\", or set limit",
 					t.ref, t.cluster(), other.cluster(), t.ref.Store, t.ref.Path)
 				return errs
 			}

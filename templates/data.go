@@ -1,6 +1,7 @@
 package templates
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/pgfleet/pgfleet/inventory"
@@ -8,6 +9,9 @@ import (
 
 // Data is what a template sees: one instance of the fleet. It is made by [NewData] and not changed.
 type Data struct {
+	// Cluster names the replication cluster: what replication says, or the
+	// instance's ID where it says nothing.
+	Cluster  string
 	Fleet    Fleet
 	Host     Host
 	Instance Instance
@@ -54,8 +58,9 @@ type Instance struct {
 // NewData returns what templates see of an instance.
 func NewData(fleet *inventory.Fleet, in inventory.Instance) Data {
 	return Data{
-		Fleet: Fleet{fleet.Name},
-		Host:  newHost(in.Host),
+		Cluster: cmp.Or(in.Replication, string(in.ID())),
+		Fleet:   Fleet{fleet.Name},
+		Host:    newHost(in.Host),
 		Instance: Instance{
 			ID: string(in.ID()), Name: in.Name, Version: in.Version, Cluster: in.Cluster, Port: in.Port,
 			Replication: in.Replication, ConfDir: in.ConfDir(), DataDir: in.DataDir(), Unit: in.Unit(),

@@ -281,11 +281,11 @@ func (x *executor) at(ctx context.Context, in inventory.Instance) (*executor, er
 func (x *executor) onHosts(ctx context.Context, hosts []string, do func(*executor) error) error {
 	for _, name := range hosts {
 		h := x.run.Fleet.Host(name)
-		if h == nil || len(h.Instances) == 0 {
+		if h == nil {
 			return fmt.Errorf("no host %q", name)
 		}
 		x.phase("on " + name)
-		y, err := x.at(ctx, h.Instances[0])
+		y, err := x.at(ctx, inventory.Instance{Host: h})
 		if err == nil {
 			err = do(y)
 		}
