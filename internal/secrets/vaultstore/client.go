@@ -220,15 +220,16 @@ func (s *Store) withToken(ctx context.Context, request func() error) error {
 		return err
 	}
 	err = request()
-	if isStatus(err, http.StatusForbidden) && s.config.RoleID != (secrets.Ref{}) {
-		if again, loginErr := s.authenticate(ctx, login); loginErr != nil || again != login {
-			if loginErr != nil {
-				return loginErr
-			}
-			return request()
-		}
+	if !isStatus(err, http.StatusForbidden) || s.config.RoleID == (secrets.Ref{}) {
+		return err
 	}
-	return err
+	if _, invalid := s.client.Auth().Token().LookupSelfWithContext(ctx); !isStatus(invalid, http.StatusForbidden) {
+		return err // it is the policy that does not allow it
+	}
+	if _, loginErr := s.authenticate(ctx, login); loginErr != nil {
+		return err
+	}
+	return request()
 }
 
 // authenticate makes sure that there is a token, another one than that of the login
@@ -244,7 +245,7 @@ func (s *Store) authenticate(ctx context.Context, failed int) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		s.client.SetToken(strings.TrimSpace(string(token.Expose())))
+		s.setToken(strings.TrimSpace(string(token.Expose())))
 	} else if err := s.appRole(ctx); err != nil {
 		return 0, err
 	}
@@ -294,8 +295,15 @@ func (s *Store) appRole(ctx context.Context) error {
 	if answer == nil || answer.Auth == nil {
 		return fmt.Errorf("the login at %s gave no token", name)
 	}
-	s.client.SetToken(answer.Auth.ClientToken)
+	s.setToken(answer.Auth.ClientToken)
 	return nil
+}
+
+func (s *Store) setToken(token string) {
+	if s.config.Redactor != nil {
+		s.config.Redactor.Add(secrets.NewString(token))
+	}
+	s.client.SetToken(token)
 }
 
 // checkMount says if the mount is not there or keeps no versions, as far as the token

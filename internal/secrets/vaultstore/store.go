@@ -64,7 +64,9 @@ type Config struct {
 	Read func(context.Context, secrets.Ref) (secrets.Secret, error)
 	// LookupEnv reads the environment.
 	LookupEnv func(string) (string, bool)
-	Now       func() time.Time // nil means time.Now
+	// Redactor, if not nil, is told of the token.
+	Redactor *secrets.Redactor
+	Now      func() time.Time // nil means time.Now
 }
 
 // A Store is a mount of KV version 2. It may be used by several goroutines at once.

@@ -329,6 +329,11 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("%s with a policy: status %d, want %d", path, status, want)
 			}
 		}
+		for token, want := range map[string]int{limited: 200, "nosuch": 403} {
+			if status, _ := s.call(t, "GET", "auth/token/lookup-self", token, nil); status != want {
+				t.Errorf("lookup-self: status %d, want %d", status, want)
+			}
+		}
 		if status, _ := s.call(t, "POST", mount+"/data/app/x", limited, map[string]any{"data": map[string]any{}}); status != http.StatusForbidden {
 			t.Errorf("writing with a policy for reading: status %d", status)
 		}
