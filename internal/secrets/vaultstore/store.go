@@ -36,7 +36,7 @@ const (
 	defaultVersions  = "pgfleet-versions"
 	defaultAuth      = "approle"
 	defaultTimeout   = 15 * time.Second
-	defaultRetryWait = 250 * time.Millisecond
+	defaultRetryWait = 150 * time.Millisecond
 	// tries is how often a write begins anew when somebody else's came in between.
 	tries = 10
 )
@@ -58,7 +58,7 @@ type Config struct {
 	Auth             string
 
 	Timeout   time.Duration // for a whole operation; 15s if it is 0
-	RetryWait time.Duration // before a request that failed is repeated, three times; 250ms if it is 0
+	RetryWait time.Duration // before a request that failed is repeated, three times; 150ms if it is 0
 
 	// Read reads Token, RoleID and SecretID. It is for the stores env and file.
 	Read func(context.Context, secrets.Ref) (secrets.Secret, error)
