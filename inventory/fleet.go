@@ -87,18 +87,6 @@ type Postgres struct {
 	Port    int
 }
 
-// Secrets is the table [secrets]: the stores that need to be told something.
-type Secrets struct {
-	Age *AgeStore `toml:"age" doc:"Secrets in age-encrypted files."`
-}
-
-// AgeStore is the table [secrets.age].
-type AgeStore struct {
-	Dir        string  `toml:"dir" doc:"The folder of the encrypted files, beside fleet.toml."`
-	Identities Strings `toml:"identities" doc:"Files with the age or SSH identities that decrypt."`
-	Recipients Strings `toml:"recipients" doc:"Whom new secrets are encrypted to: age or SSH public keys, or files that list them."`
-}
-
 // A Host is one machine. What [ssh] says is already merged in.
 type Host struct {
 	Name      string

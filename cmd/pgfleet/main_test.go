@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/pem"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -24,12 +25,18 @@ func TestMain(m *testing.M) {
 // TestScripts runs whole command lines. No script reaches a host: the addresses
 // are ports of the loopback interface where nobody listens.
 func TestScripts(t *testing.T) {
+	hangs, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { hangs.Close() })
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir+"/home")
 			e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/home/.config")
+			e.Setenv("HANGS", hangs.Addr().String())
 			if err := os.MkdirAll(e.WorkDir+"/home", 0o700); err != nil {
 				return err
 			}

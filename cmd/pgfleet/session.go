@@ -266,8 +266,8 @@ func (a *app) newResolver(ctx context.Context, fleet *inventory.Fleet, digester 
 		Digester: digester,
 		Redactor: a.ui.redactor,
 	}
-	if age := fleet.Secrets.Age; age != nil {
-		c.Age = secrets.AgeConfig{Dir: age.Dir, Identities: age.Identities, Recipients: age.Recipients}
+	if err := addStores(&c, fleet); err != nil {
+		return nil, err
 	}
 	return secrets.NewResolver(c)
 }

@@ -31,8 +31,10 @@ const (
 	lockRetry = 50 * time.Millisecond
 )
 
-// An AgeConfig says where the store "age" is and who can read it.
+// An AgeConfig says where an age store is and who can read it.
 type AgeConfig struct {
+	// Name is the store's name, "age" if it is empty.
+	Name string
 	// Dir is the store's folder, "secrets" if it is empty.
 	Dir string
 	// Identities are the files with the keys that open secrets: age identities,
@@ -53,6 +55,7 @@ type AgeConfig struct {
 // other, on this machine; between machines the folder travels by version control,
 // which finds conflicts.
 type AgeStore struct {
+	name       string
 	dir        string
 	identities *identities
 	recipients []string // as configured
@@ -62,6 +65,9 @@ type AgeStore struct {
 }
 
 func newAgeStore(c AgeConfig, base string, lookupEnv func(string) (string, bool), passphrase func(string) (Secret, error)) (*AgeStore, error) {
+	if c.Name == "" {
+		c.Name = "age"
+	}
 	if c.Dir == "" {
 		c.Dir = "secrets"
 	}
@@ -70,19 +76,19 @@ func newAgeStore(c AgeConfig, base string, lookupEnv func(string) (string, bool)
 	}
 	dir, err := expandPath(c.Dir, base, lookupEnv)
 	if err != nil {
-		return nil, fmt.Errorf("secret store age: %w", err)
+		return nil, fmt.Errorf("secret store %s: %w", c.Name, err)
 	}
 	for _, s := range slices.Concat(c.Identities, c.Recipients) {
 		if holdsAgeKey(s) {
-			return nil, errors.New("secret store age: a secret key stands in fleet.toml itself: replace that key with a new one, keep it in a file of its own (chmod 600) and name the file")
+			return nil, fmt.Errorf("secret store %s: a secret key stands in fleet.toml itself: replace that key with a new one, keep it in a file of its own (chmod 600) and name the file", c.Name)
 		}
 	}
 	ids := &identities{names: c.Identities, base: base, lookupEnv: lookupEnv, passphrase: passphrase}
-	return &AgeStore{dir: dir, identities: ids, recipients: c.Recipients, base: base, lookupEnv: lookupEnv, now: c.Now}, nil
+	return &AgeStore{name: c.Name, dir: dir, identities: ids, recipients: c.Recipients, base: base, lookupEnv: lookupEnv, now: c.Now}, nil
 }
 
-// Name returns "age".
-func (*AgeStore) Name() string { return ageName }
+// Name returns the store's name.
+func (s *AgeStore) Name() string { return s.name }
 
 // Get implements [Store].
 func (s *AgeStore) Get(ctx context.Context, path, version string) (Entry, error) {

@@ -21,6 +21,8 @@ type Config struct {
 	Dir string
 	// Age is the store "age".
 	Age AgeConfig
+	// Ages are further stores of that kind, by other names.
+	Ages []AgeConfig
 	// LookupEnv reads the environment; nil means os.LookupEnv.
 	LookupEnv func(string) (string, bool)
 	// Passphrase asks the user for the passphrase of a protected identity. It may
@@ -57,16 +59,20 @@ type slot struct {
 }
 
 // NewResolver returns a Resolver with the stores env, file and age, and those in
-// c.Stores. Nothing is read yet: a missing identity is an error only once a secret
+// c.Ages and c.Stores. Nothing is read yet: a missing identity is an error only once a secret
 // needs it.
 func NewResolver(c Config) (*Resolver, error) {
 	lookup := c.LookupEnv
 	if lookup == nil {
 		lookup = os.LookupEnv
 	}
-	age, err := newAgeStore(c.Age, c.Dir, lookup, c.Passphrase)
-	if err != nil {
-		return nil, err
+	stores := []Store{NewEnvStore(lookup), NewFileStore(c.Dir, lookup)}
+	for _, a := range append([]AgeConfig{c.Age}, c.Ages...) {
+		age, err := newAgeStore(a, c.Dir, lookup, c.Passphrase)
+		if err != nil {
+			return nil, err
+		}
+		stores = append(stores, age)
 	}
 	r := &Resolver{
 		stores:   make(map[string]Store),
@@ -74,7 +80,7 @@ func NewResolver(c Config) (*Resolver, error) {
 		redactor: c.Redactor,
 		slots:    make(map[slotKey]*slot),
 	}
-	for _, s := range append([]Store{NewEnvStore(lookup), NewFileStore(c.Dir, lookup), age}, c.Stores...) {
+	for _, s := range append(stores, c.Stores...) {
 		if !isStoreName(s.Name()) {
 			return nil, fmt.Errorf("the secret store's name %q is not a lower-case word", s.Name())
 		}

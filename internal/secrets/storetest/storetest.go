@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/pgfleet/pgfleet/internal/secrets"
+	"github.com/pgfleet/pgfleet/internal/secrets/storetest/faults"
 )
 
 // A Fixture is an empty store to be tested.
@@ -29,6 +30,11 @@ type Fixture struct {
 	// Path returns the path for a name in a writable store; if it is nil, the name
 	// itself is the path.
 	Path func(name string) string
+	// Read reads a secret as an application does that knows nothing of pgfleet; nil
+	// for stores that are not read by others.
+	Read func(t *testing.T, path string) map[string]secrets.Secret
+	// Faults makes requests to the store's server fail; nil for stores without one.
+	Faults *faults.Injector
 }
 
 func (f Fixture) path(name string) string {
@@ -56,7 +62,8 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 	for name, test := range reading {
 		t.Run(name, func(t *testing.T) { test(t, newFixture(t)) })
 	}
-	if _, ok := newFixture(t).Store.(secrets.WritableStore); !ok {
+	f := newFixture(t)
+	if _, ok := f.Store.(secrets.WritableStore); !ok {
 		return
 	}
 	writing := map[string]func(*testing.T, Fixture, secrets.WritableStore){
@@ -70,6 +77,9 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 		"parallel writers": testParallelPut,
 		"unknown version":  testUnknownVersion,
 		"cancelled write":  testCancelledWrite,
+	}
+	if f.Faults != nil {
+		writing["faults"] = testFaults
 	}
 	for name, test := range writing {
 		t.Run(name, func(t *testing.T) {
