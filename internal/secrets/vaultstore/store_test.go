@@ -76,7 +76,7 @@ func (r real) mount(t *testing.T, version string) string {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		req, err := http.NewRequestWithContext(ctx, "DELETE", r.address+"/v1/sys/mounts/"+name, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodDelete, r.address+"/v1/sys/mounts/"+name, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
