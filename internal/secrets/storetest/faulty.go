@@ -123,7 +123,11 @@ func readers(t *testing.T, f Fixture, path, where string, want ...string) {
 	}
 	check("pgfleet", entry.Keys)
 	if f.Read != nil {
-		check("an application", f.Read(t, path))
+		read := f.Read(t, path)
+		check("an application", read)
+		if !read["password"].Equal(entry.Keys["password"]) {
+			t.Errorf("%s: pgfleet and an application get different values", where)
+		}
 	}
 }
 
