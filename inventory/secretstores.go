@@ -197,7 +197,11 @@ func (Secrets) JSONSchema() map[string]any {
 	for _, kind := range slices.Sorted(maps.Keys(storeKinds)) {
 		for _, named := range []bool{true, false} {
 			s := schemer{}.of(storeKinds[kind], "")
-			s["properties"].(map[string]any)["kind"] = map[string]any{"const": kind, "description": "What kind of store it is; its name by default."}
+			said := []string{kind}
+			if named {
+				said = slices.DeleteFunc(slices.Sorted(maps.Keys(storeKinds)), func(k string) bool { return storeKinds[k] != storeKinds[kind] })
+			}
+			s["properties"].(map[string]any)["kind"] = map[string]any{"type": "string", "enum": said, "description": "What kind of store it is; its name by default."}
 			if named {
 				properties[kind] = s
 				continue

@@ -10,7 +10,8 @@
 // so that nobody can test guesses against a saved plan.
 //
 // Stores: env (environment variables) and file are for reading; age keeps one
-// encrypted file per secret beside fleet.toml and can be written to. Rotation
-// relies on [WritableStore]: a new value is written as pending, proven, and then
-// promoted.
+// encrypted file per secret beside fleet.toml and can be written to. Those for
+// OpenBao and Vault, AWS Secrets Manager and other programs are packages of their
+// own, because of what they depend on. Rotation relies on [WritableStore]: a new
+// value is written as pending, proven, and then promoted.
 package secrets

@@ -37,7 +37,7 @@ func (s *Store) operation(ctx context.Context, path string, do func(context.Cont
 	case errors.As(err, &h) && error(h) == err: //nolint:errorlint // the outermost error itself
 		failure.Err, failure.Hint = h.err, h.hint
 	default:
-		failure.Err, failure.Hint = s.explain(limited, err)
+		failure.Hint, failure.Err = s.explain(limited, err)
 	}
 	return failure
 }
@@ -61,7 +61,7 @@ func isCode(err error, code string) bool {
 // explain turns an error of the SDK into one that says what to do. Neither the SDK nor
 // the service put values into theirs
 // (https://docs.aws.amazon.com/secretsmanager/latest/apireference/CommonErrors.html).
-func (s *Store) explain(ctx context.Context, err error) (explained error, hint string) {
+func (s *Store) explain(ctx context.Context, err error) (hint string, explained error) {
 	var api smithy.APIError
 	var op *smithy.OperationError
 	var network *url.Error
@@ -74,30 +74,32 @@ func (s *Store) explain(ctx context.Context, err error) (explained error, hint s
 	case errors.As(err, &api):
 		return s.explainCode(api, operation)
 	case op == nil:
-		return err, ""
+		return "", err
 	case ctx.Err() != nil:
-		return fmt.Errorf("%s got no answer within %v", operation, s.config.Timeout), "is the service reached from here, and are there credentials? Try: aws sts get-caller-identity"
+		return "is the service reached from here, and are there credentials? Try: aws sts get-caller-identity", fmt.Errorf("%s got no answer within %v", operation, s.config.Timeout)
 	case errors.As(err, &dns):
-		return fmt.Errorf("the service cannot be reached: %w", dns), "is region in [secrets." + s.Name() + "] right?"
+		return "is region in [secrets." + s.Name() + "] right?", fmt.Errorf("the service cannot be reached: %w", dns)
 	case errors.As(err, &network):
-		return fmt.Errorf("the service cannot be reached: %w", network.Err), "is region or endpoint in [secrets." + s.Name() + "] right?"
+		return "is region or endpoint in [secrets." + s.Name() + "] right?", fmt.Errorf("the service cannot be reached: %w", network.Err)
 	case strings.Contains(err.Error(), "credentials"):
-		return errors.New("there are no credentials that can be used"), "say profile in [secrets." + s.Name() + "], or log in, such as with aws sso login"
+		return "say profile in [secrets." + s.Name() + "], or log in, such as with aws sso login", errors.New("there are no credentials that can be used")
 	}
-	return err, ""
+	return "", err
 }
 
-func (s *Store) explainCode(e smithy.APIError, operation string) (explained error, hint string) {
+func (s *Store) explainCode(e smithy.APIError, operation string) (hint string, explained error) {
 	switch code := e.ErrorCode(); {
 	case code == "ResourceNotFoundException":
-		return secrets.ErrNotFound, "there is no such secret or version in the account and region"
+		return "there is no such secret or version in the account and region", secrets.ErrNotFound
 	case code == "AccessDeniedException":
-		return fmt.Errorf("access denied to %s", operation), "the policy must allow secretsmanager:" + operation + " for that secret"
+		return "the policy must allow secretsmanager:" + operation + " for that secret", fmt.Errorf("access denied to %s", operation)
 	case code == "UnrecognizedClientException", code == "InvalidSignatureException", code == "ExpiredTokenException", code == "InvalidClientTokenId":
-		return fmt.Errorf("the credentials were refused (%s)", code), "log in anew, such as with aws sso login"
+		return "log in anew, such as with aws sso login", fmt.Errorf("the credentials were refused (%s)", code)
 	case code == "InvalidRequestException" && strings.Contains(e.ErrorMessage(), "deletion"):
-		return fmt.Errorf("%w: it is scheduled for deletion", secrets.ErrNotFound), "to have it back: aws secretsmanager restore-secret --secret-id NAME"
+		return "to have it back: aws secretsmanager restore-secret --secret-id NAME", fmt.Errorf("%w: it is scheduled for deletion", secrets.ErrNotFound)
+	case code == "ValidationException": // its message may quote what was sent
+		return "is the secret's name one that the service takes, and is it smaller than 64 kB?", fmt.Errorf("%s: %s", operation, code)
 	default:
-		return fmt.Errorf("%s: %s: %s", operation, code, e.ErrorMessage()), ""
+		return "", fmt.Errorf("%s: %s: %s", operation, code, e.ErrorMessage())
 	}
 }

@@ -135,29 +135,44 @@ func reads(t *testing.T, program, path, id string, want map[string]string, missi
 	}
 }
 
-// TestOp has a program stand in for 1Password's, which refuses what it does not know.
-func TestOp(t *testing.T) {
-	program := example(t, "op")
+// fake puts a program into PATH that knows these command lines and refuses others.
+func fake(t *testing.T, name string, known map[string]string, notFound string) {
+	t.Helper()
 	dir := t.TempDir()
-	const fake = `#!/bin/sh
-case "$*" in
-"item get app --vault prod --format json")
-	echo '{"id":"x","title":"app","version":3,"updated_at":"2026-11-01T10:00:00Z","fields":[
-	 {"id":"username","type":"STRING","label":"username","value":"app"},
-	 {"id":"password","type":"CONCEALED","label":"password","value":"p1"},
-	 {"id":"notesPlain","type":"STRING","label":"notesPlain"}]}' ;;
-"item get none --vault prod --format json")
-	echo '[ERROR] 2026/11/01 10:00:00 "none" isn'"'"'t an item in the "prod" vault.' >&2; exit 1 ;;
-*)
-	echo "the fake op does not know: $*" >&2; exit 64 ;;
-esac
-`
-	if err := os.WriteFile(filepath.Join(dir, "op"), []byte(fake), 0o700); err != nil {
+	var script strings.Builder
+	script.WriteString("#!/bin/sh\ncase \"$*\" in\n")
+	for args, answer := range known {
+		fmt.Fprintf(&script, "'%s') cat <<'END'\n%s\nEND\n;;\n", args, answer)
+	}
+	fmt.Fprintf(&script, "*none*) cat >&2 <<'END'\n%s\nEND\nexit 1 ;;\n*) echo \"the fake %s does not know: $*\" >&2; exit 64 ;;\nesac\n", notFound, name)
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(script.String()), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
+// withReal runs a test with a program that stands in for another, and with the real
+// one where it is installed.
+func withReal(t *testing.T, name string, standIn func(t *testing.T), test func(t *testing.T)) {
+	t.Run("stand-in", func(t *testing.T) {
+		standIn(t)
+		test(t)
+	})
+	if _, err := exec.LookPath(name); err == nil {
+		t.Run("real", test)
+	}
+}
+
+func TestOp(t *testing.T) {
+	program := example(t, "op")
+	fake(t, "op", map[string]string{
+		"item get app --vault prod --format json": `{"id":"x","title":"app","version":3,"updated_at":"2026-11-01T10:00:00Z","fields":[
+			{"id":"username","type":"STRING","label":"username","value":"app"},
+			{"id":"password","type":"CONCEALED","label":"password","value":"p1"},
+			{"id":"notesPlain","type":"STRING","label":"notesPlain"}]}`,
+	}, `[ERROR] 2026/11/01 10:00:00 "none" isn't an item in the "prod" vault.`)
 	reads(t, program, "prod/app", "3", map[string]string{"username": "app", "password": "p1"}, "prod/none")
-	s := open(t, execstore.Config{Command: []string{program}, Dir: dir})
+	s := open(t, execstore.Config{Command: []string{program}, Dir: t.TempDir()})
 	if _, err := s.Get(t.Context(), "other/app", ""); err == nil || !strings.Contains(err.Error(), "cannot reach its store: the fake op does not know") || !strings.Contains(err.Error(), "op signin") {
 		t.Errorf("op fails: %v", err)
 	}
@@ -179,37 +194,49 @@ func apiServer(t *testing.T, answers map[string]string, notFound string) string 
 	return server.URL
 }
 
-// TestKubectl has the real kubectl ask a server that knows one Secret.
+// TestKubectl also has the real kubectl ask a server that knows one Secret.
 func TestKubectl(t *testing.T) {
-	program := example(t, "kubectl", "kubectl")
-	url := apiServer(t, map[string]string{
-		"/api/v1/namespaces/prod/secrets/app": `{"kind":"Secret","apiVersion":"v1","type":"Opaque",
-			"metadata":{"name":"app","namespace":"prod","resourceVersion":"41","creationTimestamp":"2026-11-01T10:00:00Z"},
-			"data":{"password":"cDE=","binary":"//4="}}`,
-	}, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"secrets \"none\" not found","reason":"NotFound","code":404}`)
-	config := filepath.Join(t.TempDir(), "config")
-	write(t, config, `{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],
-		"clusters":[{"name":"c","cluster":{"server":"`+url+`"}}],"users":[{"name":"u","user":{}}]}`)
-	t.Setenv("KUBECONFIG", config)
-	reads(t, program, "prod/app", "41", map[string]string{"password": "p1", "binary": "\xff\xfe"}, "prod/none")
+	program := example(t, "kubectl")
+	const path = "/api/v1/namespaces/prod/secrets/app"
+	const secret = `{"kind":"Secret","apiVersion":"v1","type":"Opaque",
+		"metadata":{"name":"app","namespace":"prod","resourceVersion":"41","creationTimestamp":"2026-11-01T10:00:00Z"},
+		"data":{"password":"cDE=","binary":"//4="}}`
+	withReal(t, "kubectl", func(t *testing.T) {
+		fake(t, "kubectl", map[string]string{"get --raw " + path: secret}, `Error from server (NotFound): secrets "none" not found`)
+	}, func(t *testing.T) {
+		url := apiServer(t, map[string]string{path: secret},
+			`{"kind":"Status","apiVersion":"v1","status":"Failure","message":"secrets \"none\" not found","reason":"NotFound","code":404}`)
+		config := filepath.Join(t.TempDir(), "config")
+		write(t, config, `{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],
+			"clusters":[{"name":"c","cluster":{"server":"`+url+`"}}],"users":[{"name":"u","user":{}}]}`)
+		t.Setenv("KUBECONFIG", config)
+		reads(t, program, "prod/app", "41", map[string]string{"password": "p1", "binary": "\xff\xfe"}, "prod/none")
+	})
 }
 
-// TestGcloud has the real gcloud ask a server that knows two secrets.
+// TestGcloud also has the real gcloud ask a server that knows one secret.
 func TestGcloud(t *testing.T) {
-	program := example(t, "gcloud", "gcloud")
+	program := example(t, "gcloud")
 	const at = "/v1/projects/prod/secrets/app/versions"
-	url := apiServer(t, map[string]string{
-		at: `{"versions":[{"name":"projects/1/secrets/app/versions/2","createTime":"2026-11-02T10:00:00Z","state":"ENABLED"},
-			{"name":"projects/1/secrets/app/versions/1","createTime":"2026-11-01T10:00:00Z","state":"ENABLED"}],"totalSize":2}`,
-		at + "/2:access": `{"name":"projects/1/secrets/app/versions/2","payload":{"data":"` + base64.StdEncoding.EncodeToString([]byte(`{"password":"p2"}`)) + `"}}`,
-	}, `{"error":{"code":404,"message":"Secret [none] not found.","status":"NOT_FOUND"}}`)
-	dir := t.TempDir()
-	write(t, filepath.Join(dir, "token"), "token")
-	for name, value := range map[string]string{
-		"CLOUDSDK_CONFIG": dir, "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": url + "/", "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": filepath.Join(dir, "token"),
-		"CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1", "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
-	} {
-		t.Setenv(name, value)
-	}
-	reads(t, program, "prod/app", "2", map[string]string{"password": "p2"}, "prod/none")
+	const list = `[{"name":"projects/1/secrets/app/versions/2","createTime":"2026-11-02T10:00:00Z","state":"ENABLED"},
+		{"name":"projects/1/secrets/app/versions/1","createTime":"2026-11-01T10:00:00Z","state":"ENABLED"}]`
+	access := `{"name":"projects/1/secrets/app/versions/2","payload":{"data":"` + base64.StdEncoding.EncodeToString([]byte(`{"password":"p2"}`)) + `"}}`
+	withReal(t, "gcloud", func(t *testing.T) {
+		fake(t, "gcloud", map[string]string{
+			"secrets versions list app --filter=state=ENABLED --project=prod --format=json --quiet": list,
+			"secrets versions access 2 --secret=app --project=prod --format=json --quiet":           access,
+		}, "ERROR: (gcloud.secrets.versions.list) NOT_FOUND: Secret [projects/1/secrets/none] not found.")
+	}, func(t *testing.T) {
+		url := apiServer(t, map[string]string{at: `{"versions":` + list + `,"totalSize":2}`, at + "/2:access": access},
+			`{"error":{"code":404,"message":"Secret [none] not found.","status":"NOT_FOUND"}}`)
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "token"), "token")
+		for name, value := range map[string]string{
+			"CLOUDSDK_CONFIG": dir, "CLOUDSDK_API_ENDPOINT_OVERRIDES_SECRETMANAGER": url + "/", "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE": filepath.Join(dir, "token"),
+			"CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1", "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
+		} {
+			t.Setenv(name, value)
+		}
+		reads(t, program, "prod/app", "2", map[string]string{"password": "p2"}, "prod/none")
+	})
 }

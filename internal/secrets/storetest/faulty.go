@@ -3,8 +3,12 @@ package storetest
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/internal/secrets/storetest/faults"
@@ -119,7 +123,11 @@ func readers(t *testing.T, f Fixture, path, where string, want ...string) {
 	}
 	check("pgfleet", entry.Keys)
 	if f.Read != nil {
-		check("an application", f.Read(t, path))
+		read := f.Read(t, path)
+		check("an application", read)
+		if !read["password"].Equal(entry.Keys["password"]) {
+			t.Errorf("%s: pgfleet and an application get different values", where)
+		}
 	}
 }
 
@@ -130,4 +138,106 @@ func wantNoValue(t *testing.T, err error) {
 	} else if s := e.Err.Error(); strings.Contains(s, "first") || strings.Contains(s, "second") {
 		t.Errorf("error %q holds a value", s)
 	}
+}
+
+// testOperators has two operators rotate the same secret over and over, while a
+// quarter of all requests fail. An application that reads it all the while always gets
+// a version that was written, whole.
+func testOperators(t *testing.T, f Fixture, w secrets.WritableStore) {
+	const operators, rotations = 2, 12
+	path := f.path("shared")
+	publish(t, w, path, map[string]string{"password": "value-0", "twin": "value-0", "user": "app"})
+	whole := func(who string, keys map[string]secrets.Secret) {
+		if len(keys) != 3 || keys["password"].IsEmpty() || !keys["password"].Equal(keys["twin"]) || !keys["user"].Equal(secrets.NewString("app")) {
+			t.Errorf("%s gets a version that is not whole", who)
+		}
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // it chooses faults
+	f.Faults.Set(func(int) faults.Fault {
+		switch random.IntN(8) {
+		case 0:
+			return faults.Before
+		case 1:
+			return faults.After
+		}
+		return faults.None
+	})
+	var promoted, failed atomic.Int32
+	var working sync.WaitGroup
+	for i := range operators {
+		s, ok := f.reopen(t).(secrets.WritableStore)
+		if !ok {
+			t.Fatal("the store is not writable any more")
+		}
+		working.Go(func() {
+			for n := range rotations {
+				v := fmt.Sprintf("value-%d-%d", i, n)
+				id, err := s.Put(t.Context(), path, secrets.Change{Set: keys(map[string]string{"password": v, "twin": v}), Replace: n%3 == 0})
+				if err == nil {
+					err = s.Promote(t.Context(), path, id)
+				}
+				if err == nil {
+					promoted.Add(1)
+					continue
+				}
+				failed.Add(1)
+				if strings.Contains(err.Error(), "value-") {
+					t.Errorf("error %q holds a value", err)
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for {
+			whole("an application", f.Read(t, path))
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	})
+	working.Wait()
+	close(done)
+	reading.Wait()
+	f.Faults.Set(nil)
+	t.Logf("%d rotations came through, %d failed", promoted.Load(), failed.Load())
+	if promoted.Load() == 0 {
+		t.Error("no rotation came through")
+	}
+
+	entry, err := f.reopen(t).Get(t.Context(), path, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole("pgfleet", entry.Keys)
+	if !entry.Keys["password"].Equal(f.Read(t, path)["password"]) {
+		t.Error("pgfleet and an application get different values")
+	}
+	versions, err := w.Versions(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stages := map[secrets.Stage]int{}
+	for _, v := range versions {
+		stages[v.Stage]++
+		if v.Stage == secrets.Retired {
+			continue
+		}
+		entry, err := w.Get(t.Context(), path, v.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole("who asks for version "+v.ID, entry.Keys)
+	}
+	if stages[secrets.Current] != 1 || stages[secrets.Pending] > 1 || stages[secrets.Previous] > 1 {
+		t.Errorf("versions in stages: %v", stages)
+	}
+	id := put(t, w, path, secrets.Change{Set: keys(map[string]string{"password": "last", "twin": "last"}), Replace: true})
+	promote(t, w, path, id)
+	whole("an application, in the end,", f.Read(t, path))
 }

@@ -30,8 +30,8 @@ type Fixture struct {
 	// Path returns the path for a name in a writable store; if it is nil, the name
 	// itself is the path.
 	Path func(name string) string
-	// Read reads a secret as an application does that knows nothing of pgfleet; nil
-	// for stores that are not read by others.
+	// Read reads a secret as an application does that knows nothing of pgfleet, and
+	// that no faults concern; it may be nil if Faults is.
 	Read func(t *testing.T, path string) map[string]secrets.Secret
 	// Faults makes requests to the store's server fail; nil for stores without one.
 	Faults *faults.Injector
@@ -80,6 +80,7 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 	}
 	if f.Faults != nil {
 		writing["faults"] = testFaults
+		writing["operators"] = testOperators
 	}
 	for name, test := range writing {
 		t.Run(name, func(t *testing.T) {

@@ -76,7 +76,7 @@ func (r real) mount(t *testing.T, version string) string {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		req, err := http.NewRequestWithContext(ctx, "DELETE", r.address+"/v1/sys/mounts/"+name, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodDelete, r.address+"/v1/sys/mounts/"+name, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,8 +203,13 @@ func (s server) read(t *testing.T, mount, path string) map[string]secrets.Secret
 	if status != http.StatusOK {
 		t.Fatalf("reading %s: status %d", path, status)
 	}
+	return texts(answer["data"].(map[string]any)["data"].(map[string]any))
+}
+
+// texts returns the values that are strings.
+func texts(data map[string]any) map[string]secrets.Secret {
 	keys := map[string]secrets.Secret{}
-	for name, v := range answer["data"].(map[string]any)["data"].(map[string]any) {
+	for name, v := range data {
 		text, _ := v.(string)
 		keys[name] = secrets.NewString(text)
 	}
@@ -226,16 +231,21 @@ func TestStore(t *testing.T) {
 	onServers(t, func(t *testing.T, s server) {
 		storetest.Run(t, func(t *testing.T) storetest.Fixture {
 			s := s
+			var v *vaultserver.Server
 			if s.faults != nil { // a server for each, as with the mounts
-				v := vaultserver.New(t)
+				v = vaultserver.New(t)
 				s.real, s.faults = real{v.URL, v.Root}, v.Faults
 			}
 			mount := s.mount(t, "2")
+			read := func(t *testing.T, path string) map[string]secrets.Secret { return s.read(t, mount, path) }
+			if v != nil {
+				read = func(_ *testing.T, path string) map[string]secrets.Secret { return texts(v.Read(path)) }
+			}
 			return storetest.Fixture{
 				Store:  s.open(t, mount),
 				Reopen: func(t *testing.T) secrets.Store { return s.open(t, mount) },
 				Path:   func(name string) string { return "prod/" + name },
-				Read:   func(t *testing.T, path string) map[string]secrets.Secret { return s.read(t, mount, path) },
+				Read:   read,
 				Faults: s.faults,
 			}
 		})

@@ -118,10 +118,15 @@ func bridge(lane int) string {
 }
 
 // prepare installs what the tests need and this machine lacks: the lab's own
-// needs, and a server's programs for the tests that start one without the lab.
+// needs, pass, and a server's programs for the tests that start one without the lab.
 func prepare(ctx context.Context) error {
 	if err := lab.Install(ctx, os.Stdout); err != nil {
 		return err
+	}
+	if _, err := exec.LookPath("pass"); err != nil { // for the example of a secret store
+		if err := install(ctx, "pass", "gnupg", "python3"); err != nil {
+			return err
+		}
 	}
 	if found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres"); err != nil || len(found) > 0 {
 		return err
@@ -136,7 +141,12 @@ func prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, args := range [][]string{{"update"}, {"install", "--yes", "--no-install-recommends", "postgresql", "openssl"}} {
+	return install(ctx, "postgresql", "openssl")
+}
+
+// install installs Debian packages.
+func install(ctx context.Context, packages ...string) error {
+	for _, args := range [][]string{{"update"}, append([]string{"install", "--yes", "--no-install-recommends"}, packages...)} {
 		cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q"}, args...)...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := cmd.CombinedOutput(); err != nil {

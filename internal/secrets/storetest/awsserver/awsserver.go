@@ -199,19 +199,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(out)
 }
 
-// An input is all that the operations take.
+// An input is all that the operations take. encoding/json matches names whatever their
+// case, such as SecretId.
 type input struct {
-	SecretId            string
+	SecretID            string
 	Name                string
 	Description         string
 	ClientRequestToken  string
 	SecretString        *string
 	SecretBinary        []byte
 	VersionStages       []string
-	VersionId           string
+	VersionID           string
 	VersionStage        string
-	MoveToVersionId     string
-	RemoveFromVersionId string
+	MoveToVersionID     string
+	RemoveFromVersionID string
 	IncludeDeprecated   bool
 	NextToken           string
 	MaxResults          int
@@ -285,7 +286,7 @@ func authenticate(r *http.Request, body []byte) *apiError {
 var validName = regexp.MustCompile(`^[A-Za-z0-9/_+=.@!-]{1,512}$`)
 
 func (s *Server) find(in input) (*secret, *apiError) {
-	sec := s.secrets[in.SecretId]
+	sec := s.secrets[in.SecretID]
 	switch {
 	case sec == nil:
 		return nil, refuse("ResourceNotFoundException", "Secrets Manager can't find the specified secret.")
@@ -341,7 +342,7 @@ func (s *Server) putSecretValue(in input) (map[string]any, *apiError) {
 		if v.text == nil || in.SecretString == nil || *v.text != *in.SecretString {
 			return nil, refuse("ResourceExistsException", "A version with that ClientRequestToken exists already, with another value.")
 		}
-		return map[string]any{"Name": in.SecretId, "VersionId": v.id, "VersionStages": v.labels}, nil
+		return map[string]any{"Name": in.SecretID, "VersionId": v.id, "VersionStages": v.labels}, nil
 	}
 	labels := in.VersionStages
 	if len(labels) == 0 {
@@ -362,7 +363,7 @@ func (s *Server) putSecretValue(in input) (map[string]any, *apiError) {
 	for _, label := range labels {
 		sec.label(label, v.id)
 	}
-	return map[string]any{"Name": in.SecretId, "VersionId": v.id, "VersionStages": v.labels}, nil
+	return map[string]any{"Name": in.SecretID, "VersionId": v.id, "VersionStages": v.labels}, nil
 }
 
 func (s *Server) getSecretValue(in input) (map[string]any, *apiError) {
@@ -370,17 +371,17 @@ func (s *Server) getSecretValue(in input) (map[string]any, *apiError) {
 	if failure != nil {
 		return nil, failure
 	}
-	if in.VersionId != "" && (len(in.VersionId) < 32 || len(in.VersionId) > 64) {
+	if in.VersionID != "" && (len(in.VersionID) < 32 || len(in.VersionID) > 64) {
 		return nil, refuse("InvalidParameterException", "VersionId must be 32-64 characters long.")
 	}
 	v := sec.with(cmp.Or(in.VersionStage, current))
-	if in.VersionId != "" {
-		v = sec.find(in.VersionId)
+	if in.VersionID != "" {
+		v = sec.find(in.VersionID)
 	}
-	if v == nil || in.VersionId != "" && in.VersionStage != "" && !slices.Contains(v.labels, in.VersionStage) {
+	if v == nil || in.VersionID != "" && in.VersionStage != "" && !slices.Contains(v.labels, in.VersionStage) {
 		return nil, refuse("ResourceNotFoundException", "Secrets Manager can't find the specified secret value for staging label: %s", cmp.Or(in.VersionStage, current))
 	}
-	out := map[string]any{"Name": in.SecretId, "VersionId": v.id, "VersionStages": v.labels, "CreatedDate": seconds(v.created)}
+	out := map[string]any{"Name": in.SecretID, "VersionId": v.id, "VersionStages": v.labels, "CreatedDate": seconds(v.created)}
 	if v.text != nil {
 		out["SecretString"] = *v.text
 	} else {
@@ -409,7 +410,7 @@ func (s *Server) listSecretVersionIDs(in input) (map[string]any, *apiError) {
 			return nil, refuse("InvalidNextTokenException", "The NextToken value is invalid.")
 		}
 	}
-	out := map[string]any{"Name": in.SecretId}
+	out := map[string]any{"Name": in.SecretID}
 	end := min(len(all), first+pageSize)
 	out["Versions"] = all[first:end]
 	if end < len(all) {
@@ -425,19 +426,19 @@ func (s *Server) updateSecretVersionStage(in input) (map[string]any, *apiError) 
 	}
 	has := sec.with(in.VersionStage)
 	switch {
-	case in.VersionStage == "" || in.MoveToVersionId == "" && in.RemoveFromVersionId == "":
+	case in.VersionStage == "" || in.MoveToVersionID == "" && in.RemoveFromVersionID == "":
 		return nil, refuse("InvalidParameterException", "You must specify MoveToVersionId or RemoveFromVersionId.")
-	case in.MoveToVersionId != "" && sec.find(in.MoveToVersionId) == nil:
+	case in.MoveToVersionID != "" && sec.find(in.MoveToVersionID) == nil:
 		return nil, refuse("ResourceNotFoundException", "Secrets Manager can't find the specified secret version.")
-	case in.RemoveFromVersionId != "" && (has == nil || has.id != in.RemoveFromVersionId):
-		return nil, refuse("InvalidParameterException", "The staging label %s is not attached to version %s.", in.VersionStage, in.RemoveFromVersionId)
-	case in.MoveToVersionId == "" && in.VersionStage == current:
+	case in.RemoveFromVersionID != "" && (has == nil || has.id != in.RemoveFromVersionID):
+		return nil, refuse("InvalidParameterException", "The staging label %s is not attached to version %s.", in.VersionStage, in.RemoveFromVersionID)
+	case in.MoveToVersionID == "" && in.VersionStage == current:
 		return nil, refuse("InvalidParameterException", "You can't remove the staging label AWSCURRENT without moving it to another version.")
-	case in.RemoveFromVersionId == "" && has != nil && has.id != in.MoveToVersionId:
+	case in.RemoveFromVersionID == "" && has != nil && has.id != in.MoveToVersionID:
 		return nil, refuse("InvalidParameterException", "The parameter RemoveFromVersionId can't be empty. Staging label %s is currently attached to version %s, so you must explicitly reference that version in RemoveFromVersionId.", in.VersionStage, has.id)
 	}
-	sec.label(in.VersionStage, in.MoveToVersionId)
-	return map[string]any{"Name": in.SecretId}, nil
+	sec.label(in.VersionStage, in.MoveToVersionID)
+	return map[string]any{"Name": in.SecretID}, nil
 }
 
 func (s *Server) deleteSecret(in input) (map[string]any, *apiError) {
@@ -446,5 +447,5 @@ func (s *Server) deleteSecret(in input) (map[string]any, *apiError) {
 		return nil, failure
 	}
 	sec.deleted = true
-	return map[string]any{"Name": in.SecretId}, nil
+	return map[string]any{"Name": in.SecretID}, nil
 }

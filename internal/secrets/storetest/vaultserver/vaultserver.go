@@ -117,6 +117,19 @@ func (s *Server) Logins() int {
 	return s.logins
 }
 
+// Read returns the data that the latest version at a path of the mount "secret" gives
+// an application, nil if there is none.
+func (s *Server) Read(path string) map[string]any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sec := s.mounts["secret"].secrets[path]; sec != nil {
+		if v := sec.versions[sec.current]; v.deleted.IsZero() {
+			return v.data
+		}
+	}
+	return nil
+}
+
 // Seal seals or unseals the server.
 func (s *Server) Seal(sealed bool) {
 	s.mu.Lock()
