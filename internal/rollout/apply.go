@@ -103,6 +103,7 @@ type executor struct {
 	instance inventory.Instance
 	step     tasks.Step
 	later    []tasks.Step // of the same plan
+	proofs   []tasks.Step // of later, those that come right after the step
 	earlier  *[]*swap
 	phase    func(string)
 	peers    peers

@@ -93,6 +93,9 @@ func (x *executor) configure(ctx context.Context) error {
 		err = x.streams(ctx, wasStreaming)
 	}
 	if err == nil {
+		err = x.proven(ctx)
+	}
+	if err == nil {
 		err = dead.succeed(ctx, x.conn)
 	}
 	if err == nil {

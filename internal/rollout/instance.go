@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgfleet/pgfleet/tasks"
@@ -96,7 +97,7 @@ func (w *instanceRun) step(ctx context.Context, i int) bool {
 
 func (w *instanceRun) executor(i int) *executor {
 	return &executor{
-		run: w.run, conn: w.conn, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], earlier: &w.earlier, peers: w.peers,
+		run: w.run, conn: w.conn, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], proofs: w.proofs(i), earlier: &w.earlier, peers: w.peers,
 		restarted: func(down time.Duration) { w.result.Down += down },
 		planned:   func(changes []tasks.Change) error { return w.planned(i, changes) },
 		phase: func(text string) {
@@ -105,6 +106,20 @@ func (w *instanceRun) executor(i int) *executor {
 			w.run.observe(p)
 		},
 	}
+}
+
+// proofs returns the proofs that come right after a step. There are none as long as
+// something before them waits for another member of the cluster.
+func (w *instanceRun) proofs(i int) []tasks.Step {
+	steps := w.known.Plan.Steps
+	if slices.ContainsFunc(steps[:i], waits) {
+		return nil
+	}
+	n := i + 1
+	for n < len(steps) && proves(steps[n]) {
+		n++
+	}
+	return steps[i+1 : n]
 }
 
 func (w *instanceRun) event(kind EventKind, i int) Event {

@@ -236,7 +236,10 @@ func (x *executor) busy(ctx context.Context) (string, error) {
 		(SELECT 'a base backup is running (pid ' || pid || ', ' || phase || ')' FROM pg_catalog.pg_stat_progress_basebackup LIMIT 1),
 		CASE WHEN `+exclusive+` THEN 'a backup has been started by pg_start_backup()' END,
 		(SELECT pg_catalog.format('%s is running (pid %s, database %s, for %s s)', application_name, pid, datname, extract(epoch FROM pg_catalog.clock_timestamp() - backend_start)::pg_catalog.int8)
-			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND application_name ~ '^(pg_dump|pg_dumpall|pgbackrest|barman|wal-g)' ORDER BY backend_start LIMIT 1),
+			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND application_name ~* '`+backups+`' ORDER BY backend_start LIMIT 1),
+		(SELECT pg_catalog.format('%s has started a backup (pid %s, %s)', usename, pid, coalesce(nullif(application_name, ''), 'no application_name'))
+			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> 'pgfleet'
+			AND query ~* '`+startsBackup+`' AND query !~* '`+endsBackup+`' LIMIT 1),
 		(SELECT pg_catalog.format('%s has a transaction open for %s s (pid %s, database %s, %s, %s): end it, or let transaction_wait be longer',
 				usename, extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)::pg_catalog.int8, pid, datname, coalesce(nullif(application_name, ''), 'no application_name'), state)
 			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid() AND application_name <> 'pgfleet'
@@ -244,7 +247,37 @@ func (x *executor) busy(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("what a restart would cut off is not known: %w", err)
 	}
+	if why == "" {
+		return x.walG(ctx)
+	}
 	return why, nil
+}
+
+// What sessions of backups are called, in any case: pg_dump and pg_dumpall, "pgBackRest
+// [backup]", "barman" and "barman_cloud_backup". The base backups of Barman and others
+// are in pg_stat_progress_basebackup.
+const backups = "^(pg_dump|pgbackrest|barman)"
+
+// A session that has started a backup, and whose last statement was that, is what
+// the backup ends with (manual, 25.3.3 Making a Base Backup Using the Low Level API).
+const (
+	startsBackup = `pg_(backup_start|start_backup)\s*\(`
+	endsBackup   = `pg_(backup_stop|stop_backup)\s*\(`
+)
+
+// walG says whether WAL-G makes a backup of a server of the host. Its session has
+// no application_name and asks for other things meanwhile; but it runs where the
+// server does, so its process can be seen.
+func (x *executor) walG(ctx context.Context) (string, error) {
+	out, err := x.conn.Run(ctx, transport.Command{Script: "grep -azlx '[b]ackup-push' /proc/[0-9]*/cmdline 2>/dev/null | head -n 1", User: "postgres", Unfenced: true})
+	if err != nil {
+		return "", fmt.Errorf("what a restart would cut off is not known: %w", err)
+	}
+	pid := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(string(out.Stdout)), "/proc/"), "/cmdline")
+	if pid == "" {
+		return "", nil
+	}
+	return fmt.Sprintf("WAL-G makes a backup on this host (backup-push, process %s)", pid), nil
 }
 
 // streams waits, after a restart, until the cluster is whole again: a standby
