@@ -122,7 +122,7 @@ func (x *applying) apply(ctx context.Context) error {
 	results, early := x.carryOut(ctx, s, known)
 	lost := x.endJournal(results, early)
 	err = x.report(s.fleet, known, results, early)
-	x.nameRun()
+	x.nameRun(err != nil)
 	if lost != nil {
 		x.app.ui.Error(lost)
 		return errHostFailed
