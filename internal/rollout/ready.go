@@ -23,38 +23,6 @@ const (
 	readyEvery             = 200 * time.Millisecond
 )
 
-// Peers are the other members of an instance's replication cluster that are part
-// of the run.
-type peers struct {
-	cluster  string
-	primary  *inventory.Instance // nil if there is none, or the instance is it
-	standbys []inventory.Instance
-	// downFor says how long the member that restarted last was down; "" before.
-	downFor string
-}
-
-func (a *rolling) peersOf(i int) peers {
-	c := a.of[i]
-	if c < 0 {
-		return peers{}
-	}
-	p := peers{cluster: a.clusters[c].Name}
-	for _, j := range a.clusters[c].Members {
-		k := a.known[j]
-		switch {
-		case j == i || k.State == nil:
-		case j == a.clusters[c].Primary:
-			p.primary = &a.known[j].Instance
-		default: // also one that does not answer, and may be one
-			p.standbys = append(p.standbys, k.Instance)
-		}
-	}
-	a.mu.Lock()
-	p.downFor = a.downFor[c]
-	a.mu.Unlock()
-	return p
-}
-
 // gateTimeout is how long the members of a cluster get to be well again.
 func (r *Run) gateTimeout() time.Duration {
 	if t := r.Fleet.Rollout.GateTimeout; t > 0 {
@@ -79,17 +47,30 @@ func (r *Run) maxLag() int64 {
 
 // ready waits until the server may restart: the other standbys of its cluster
 // stream and are not far behind, so that never two members are missing; a commit
-// on the primary would not wait for this one alone; no backup runs, and nobody
-// has had a transaction open for long. The error says what is in the way, after
-// the limits that [rollout] sets; nothing was changed then.
+// on the primary would not wait for this one alone; a standby will not have less of
+// a parameter than its primary; no backup runs, and nobody has had a transaction
+// open for long. The error says what is in the way, after the limits that [rollout]
+// sets; nothing was changed then.
 func (x *executor) ready(ctx context.Context) error {
+	if err := x.peers.allAsked(); err != nil {
+		return err
+	}
+	if x.peers.unchecked != "" {
+		x.phase("not checked: " + x.peers.unchecked)
+	}
 	if err := x.wait(ctx, x.run.gateTimeout(), "waiting for its cluster", x.clusterProblem); err != nil {
 		return err
 	}
-	if x.peers.primary != nil {
-		if err := x.commitsGoOn(ctx, *x.peers.primary); err != nil {
+	for _, p := range x.peers.primaries {
+		if x.peers.cascades {
+			break // no commit waits for a standby of a standby
+		}
+		if err := x.commitsGoOn(ctx, p); err != nil {
 			return err
 		}
+	}
+	if err := x.enough(ctx); err != nil {
+		return err
 	}
 	limit := x.run.transactionWait()
 	if limit == 0 {
@@ -131,13 +112,9 @@ func (x *executor) clusterProblem(ctx context.Context) (string, error) {
 	if len(x.peers.standbys) == 0 {
 		return "", nil
 	}
-	primary := x.instance
-	if x.peers.primary != nil {
-		primary = *x.peers.primary
-	}
-	lsn, err := x.flushed(ctx, primary)
+	lsn, err := x.written(ctx)
 	if err != nil {
-		return fmt.Sprintf("the primary %s cannot be asked how far it has written: %v", primary.ID(), err), nil
+		return err.Error(), nil
 	}
 	for _, s := range x.peers.standbys {
 		f, err := x.following(ctx, s, lsn)
@@ -248,14 +225,11 @@ func (x *executor) busy(ctx context.Context) (string, error) {
 }
 
 // streams waits, after a restart, until the cluster is whole again: a standby
-// streams, and a primary's standbys do.
+// streams, and those do that stream from the server.
 func (x *executor) streams(ctx context.Context, wasStreaming bool) error {
-	standbys := x.peers.standbys
-	if x.peers.primary != nil {
-		standbys = nil
-		if wasStreaming {
-			standbys = []inventory.Instance{x.instance}
-		}
+	standbys := x.peers.below
+	if wasStreaming {
+		standbys = append([]inventory.Instance{x.instance}, standbys...)
 	}
 	if len(standbys) == 0 {
 		return nil
@@ -294,9 +268,6 @@ func (x *executor) streams(ctx context.Context, wasStreaming bool) error {
 
 // streaming reports whether the instance is a standby that streams.
 func (x *executor) streaming(ctx context.Context) bool {
-	if x.peers.primary == nil {
-		return false
-	}
 	f, err := x.following(ctx, x.instance, "0/0")
-	return err == nil && f.status == "streaming"
+	return err == nil && f.standby && f.status == "streaming"
 }
