@@ -105,7 +105,7 @@ func missing(known []Known, rest []inventory.Instance) []inventory.Instance {
 		}
 		c := clusterAt(clusters, of, i)
 		if srv := known[i].server(); srv != nil && (srv.InRecovery && len(c.primaries(known)) == 0 || len(c.strangers(known, i)) > 0) {
-			return rest
+			return slices.Clone(rest)
 		}
 	}
 	return nil

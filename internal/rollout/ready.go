@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,6 +126,8 @@ func (x *executor) clusterProblem(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("%s was a standby, and is a primary now: plan again", s.ID())
 		case f.status != "streaming":
 			return fmt.Sprintf("the standby %s of its cluster does not stream; pg_stat_wal_receiver there says %s", s.ID(), orSay(f.status, "nothing")), nil
+		case f.paused && slices.ContainsFunc(x.peers.below, func(b inventory.Instance) bool { return b.ID() == s.ID() }):
+			return fmt.Sprintf("replay of the standby %s is paused, and then it does not stream again after a restart of %s: SELECT pg_wal_replay_resume() there goes on", s.ID(), x.instance.ID()), nil
 		case f.lag > x.run.maxLag():
 			return fmt.Sprintf("the standby %s of its cluster is %s behind, and max_lag is %s", s.ID(), kilobytes(f.lag), inventory.Size(x.run.maxLag())), nil
 		}
@@ -139,13 +142,15 @@ type following struct {
 	standby bool
 	status  string // of pg_stat_wal_receiver; "" where it has no row
 	lag     int64  // bytes that it has not received
+	paused  bool   // replay is
 }
 
 func (x *executor) following(ctx context.Context, standby inventory.Instance, lsn string) (following, error) {
 	var f following
 	err := x.query(ctx, standby, `SELECT pg_catalog.pg_is_in_recovery(), coalesce((SELECT status FROM pg_catalog.pg_stat_wal_receiver), ''),
 		CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_wal_lsn_diff(`+postgres.QuoteLiteral(lsn)+`::pg_catalog.pg_lsn,
-			coalesce(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn(), '0/0'))::pg_catalog.int8 ELSE 0 END`, &f.standby, &f.status, &f.lag)
+			coalesce(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn(), '0/0'))::pg_catalog.int8 ELSE 0 END,
+		CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_is_wal_replay_paused() ELSE false END`, &f.standby, &f.status, &f.lag, &f.paused)
 	return f, err
 }
 
@@ -236,12 +241,14 @@ func (x *executor) streams(ctx context.Context, wasStreaming bool) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, x.run.gateTimeout(), errors.New("time is up"))
 	defer cancel()
-	why := ""
+	why, said := "", ""
 	for {
 		why = ""
 		for _, s := range standbys {
 			f, err := x.following(ctx, s, "0/0")
 			switch {
+			case err != nil && ctx.Err() != nil:
+				why = orSay(said, "it is not known whether "+string(s.ID())+" streams")
 			case gone(err):
 				return fmt.Errorf("it restarted, and whether %s streams is not known: %w", s.ID(), err)
 			case err != nil:
@@ -253,7 +260,10 @@ func (x *executor) streams(ctx context.Context, wasStreaming bool) error {
 		if why == "" {
 			return nil
 		}
-		x.phase("waiting for streaming replication: " + why)
+		if why != said {
+			said = why
+			x.phase("waiting for streaming replication: " + why)
+		}
 		select {
 		case <-time.After(readyEvery):
 			continue
