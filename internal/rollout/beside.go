@@ -104,7 +104,7 @@ func missing(known []Known, rest []inventory.Instance) []inventory.Instance {
 			continue // fleet.toml says who belongs to it
 		}
 		c := clusterAt(clusters, of, i)
-		if srv := known[i].server(); srv != nil && (srv.InRecovery && len(c.primaries(known)) == 0 || len(c.strangers(known, i)) > 0) {
+		if srv := known[i].server(); srv != nil && (srv.InRecovery && len(c.primaries(known)) == 0 && !c.silent(known) || len(c.strangers(known, i)) > 0) {
 			return slices.Clone(rest)
 		}
 	}
@@ -117,6 +117,12 @@ func clusterAt(clusters []Cluster, of []int, i int) Cluster {
 		return Cluster{Members: []int{i}, Primary: -1, Upstream: map[int]int{}}
 	}
 	return clusters[of[i]]
+}
+
+// silent reports whether a member does not answer. It may be the primary, and
+// nobody restarts then.
+func (c Cluster) silent(known []Known) bool {
+	return slices.ContainsFunc(c.Members, func(i int) bool { return known[i].server() == nil })
 }
 
 // strangers returns the standbys that member i lists in pg_stat_replication, and

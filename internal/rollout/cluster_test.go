@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -15,6 +16,7 @@ import (
 	"github.com/pgfleet/pgfleet/internal/postgres"
 	"github.com/pgfleet/pgfleet/inventory"
 	"github.com/pgfleet/pgfleet/tasks"
+	"github.com/pgfleet/pgfleet/transport"
 )
 
 // A member is a server of a world: NAME, or NAME/REPLICATION with what fleet.toml
@@ -29,8 +31,7 @@ type member struct {
 	beside   bool
 }
 
-// world returns servers as a survey finds them.
-func world(t *testing.T, list ...member) []Known {
+func fleetOf(t *testing.T, list ...member) *inventory.Fleet {
 	t.Helper()
 	text := "[fleet]\nname = \"x\"\n[postgres]\nversion = 15\n"
 	for _, m := range list {
@@ -44,8 +45,14 @@ func world(t *testing.T, list ...member) []Known {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return fleet
+}
+
+// world returns servers as a survey finds them.
+func world(t *testing.T, list ...member) []Known {
+	t.Helper()
 	var known []Known
-	for i, in := range fleet.Instances() {
+	for i, in := range fleetOf(t, list...).Instances() {
 		m := list[i]
 		k := Known{Instance: in, Beside: m.beside}
 		if m.silent {
@@ -244,5 +251,40 @@ func TestParameters(t *testing.T) {
 	known[0].State, known[0].Plan.After = state("100"), state("50")
 	if got := known[0].parameters(); len(got) != 1 || got[0] != (parameter{"max_connections", 100, 50}) {
 		t.Errorf("%v", got)
+	}
+}
+
+// noHost is a Connector of hosts that are all off.
+type noHost struct{ dialled []string }
+
+func (n *noHost) Dial(_ context.Context, h *inventory.Host) (transport.Conn, error) {
+	n.dialled = append(n.dialled, h.Name)
+	return nil, errors.New("no route to host")
+}
+
+// Hosts that cannot be asked are members if fleet.toml or an address says so.
+func TestBesideOfDeadHosts(t *testing.T) {
+	for _, c := range []struct {
+		list            []member // the first one is in the run
+		dialled, beside string
+	}{
+		{[]member{{name: "pg02/a", id: "7", from: "?", restarts: true}, {name: "pg01/a"}, {name: "pg03/a"}, {name: "pg04"}}, "pg01 pg03", "pg01 pg03"},
+		{[]member{{name: "pg02", id: "7", from: "10.0.0.1", restarts: true}, {name: "pg01"}, {name: "pg03"}}, "pg01", "pg01"},
+		{[]member{{name: "pg02", id: "7", from: "?", restarts: true}, {name: "pg01"}, {name: "pg03"}}, "pg01 pg03", ""},
+		{[]member{{name: "pg02/a", id: "7", from: "?"}, {name: "pg01/a"}}, "", ""},
+	} {
+		all := world(t, c.list...)
+		hosts := &noHost{}
+		run := &Run{Fleet: fleetOf(t, c.list...), Connector: hosts, Forks: 1}
+		var beside []string
+		for _, k := range run.Beside(t.Context(), all[:1]) {
+			if !k.Beside || k.Err == nil {
+				t.Errorf("%+v", k)
+			}
+			beside = append(beside, string(k.Instance.ID()))
+		}
+		if got := strings.Join(hosts.dialled, " "); got != c.dialled || strings.Join(beside, " ") != c.beside {
+			t.Errorf("%v: dialled %q, beside %q", c.list, got, beside)
+		}
 	}
 }

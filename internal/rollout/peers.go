@@ -3,7 +3,6 @@ package rollout
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -114,9 +113,7 @@ func unchecked(known []Known, c Cluster, i int) string {
 		return ""
 	}
 	var list []string
-	// One that does not answer may be the primary, and then it does not restart.
-	silent := slices.ContainsFunc(c.Members, func(j int) bool { return known[j].server() == nil })
-	if srv.InRecovery && c.primaryOf(known, i) < 0 && !silent {
+	if srv.InRecovery && c.primaryOf(known, i) < 0 && !c.silent(known) {
 		var names []string
 		for _, p := range c.primaries(known) {
 			names = append(names, string(known[p].Instance.ID()))
