@@ -161,7 +161,7 @@ func (x *executor) written(ctx context.Context) (string, error) {
 		return "0/0", nil
 	case x.peers.standby && len(x.peers.primaries) == 0:
 		var lsn string
-		err := x.query(ctx, x.instance, `SELECT coalesce(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn(), '0/0')::pg_catalog.text`, &lsn)
+		err := x.query(ctx, x.instance, `SELECT `+receivedLSN+`::pg_catalog.text`, &lsn)
 		return lsn, err
 	}
 	primary := x.instance

@@ -137,6 +137,11 @@ func (x *executor) clusterProblem(ctx context.Context) (string, error) {
 
 func kilobytes(bytes int64) string { return inventory.Size(bytes >> 10 << 10).String() }
 
+// ReceivedLSN is how far a standby has the write-ahead log. After it has started,
+// pg_last_wal_receive_lsn() is the begin of a segment until the primary writes
+// again: the WAL receiver counts from what was replayed (walreceiver.c).
+const receivedLSN = `coalesce(greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), '0/0')`
+
 // A following is how a standby follows its primary.
 type following struct {
 	standby bool
@@ -149,7 +154,7 @@ func (x *executor) following(ctx context.Context, standby inventory.Instance, ls
 	var f following
 	err := x.query(ctx, standby, `SELECT pg_catalog.pg_is_in_recovery(), coalesce((SELECT status FROM pg_catalog.pg_stat_wal_receiver), ''),
 		CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_wal_lsn_diff(`+postgres.QuoteLiteral(lsn)+`::pg_catalog.pg_lsn,
-			coalesce(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn(), '0/0'))::pg_catalog.int8 ELSE 0 END,
+			`+receivedLSN+`)::pg_catalog.int8 ELSE 0 END,
 		CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_is_wal_replay_paused() ELSE false END`, &f.standby, &f.status, &f.lag, &f.paused)
 	return f, err
 }

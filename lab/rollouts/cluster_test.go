@@ -213,20 +213,18 @@ func TestLabStandbysBehind(t *testing.T) {
 			t.Errorf("when c2 is done, c3 is %q", got)
 		}
 		b.Want(0, "apply", "--yes", "-l", "c1,c2,c3")
-		b.fleet("", connections(110))
-		b.Want(0, "apply", "--yes", "-l", "c1,c2,c3")
 		down := p.ends()
 		if two := overlap(down, members("c1")); two != "" {
 			t.Errorf("%s were down at the same time", two)
 		}
-		runsWith(t, 110, members("c1")...)
+		runsWith(t, 130, members("c1")...)
 	})
 
 	t.Run("max_lag/postgres-17", func(t *testing.T) {
 		b := newBench(t)
 		b.T = t
 		before := sql(t, "c2", "SHOW max_connections")
-		b.fleet("\n[rollout]\nmax_lag = \"1MB\"\ngate_timeout = \"2s\"\n", connections(120))
+		b.fleet("\n[rollout]\nmax_lag = \"1MB\"\ngate_timeout = \"2s\"\n", connections(140))
 		look(t, "c3", "pkill -STOP -f 'postgres: .*walreceiver'")
 		sql(t, "c1", "CREATE TABLE lag AS SELECT repeat('x', 1000) FROM generate_series(1, 5000)")
 		sql(t, "c1", "DROP TABLE lag")
@@ -236,21 +234,17 @@ func TestLabStandbysBehind(t *testing.T) {
 			t.Errorf("c2 restarted, and runs with max_connections = %s", got)
 		}
 		// It catches up while apply waits.
-		b.fleet("\n[rollout]\nmax_lag = \"1MB\"\ngate_timeout = \"15s\"\n", connections(120))
+		b.fleet("\n[rollout]\nmax_lag = \"1MB\"\ngate_timeout = \"20s\"\n", connections(140))
 		woken := make(chan struct{})
 		go func() {
 			defer close(woken)
 			time.Sleep(3 * time.Second)
 			look(t, "c3", "pkill -CONT -f 'postgres: .*walreceiver'")
 		}()
-		s = b.Run("apply", "--yes", "-l", "c1,c2,c3")
+		s = b.Want(0, "apply", "--yes", "-l", "c1,c2,c3")
 		<-woken
-		if s.Code != 0 {
-			t.Errorf("%s\n%s\n%s\n%s\n%s\n%s", s.All(), sql(t, "c1", "SELECT * FROM pg_stat_replication"), sql(t, "c3", "SELECT * FROM pg_stat_wal_receiver"), sql(t, "c3", "SELECT pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()"),
-				look(t, "c3", "tail -n 40 /var/log/postgresql/*.log; ps axf | grep postgres"), look(t, "c1", "tail -n 30 /var/log/postgresql/*.log"))
-		}
 		says(t, s, "waiting for its cluster: the standby c3 of its cluster is 5")
-		runsWith(t, 120, members("c1")...)
+		runsWith(t, 140, members("c1")...)
 	})
 
 	lowered := []string{"a1"}
