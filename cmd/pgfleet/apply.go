@@ -209,6 +209,7 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 	if err != nil {
 		return nil, err
 	}
+	s.lookBeside(ctx, known)
 	if e := x.earlier; e != nil && e.command == "undo" {
 		x.showUndo(s, known, wanted)
 		return known, nil
@@ -223,10 +224,10 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 		return known, saved.Hold(known, digester, x.app.mask)
 	}
 	if !x.asJSON {
-		x.app.showPlan(s.fleet, known)
+		x.app.showPlan(s, known)
 		s.showLeases(known)
 	}
-	if _, err := rollout.Waves(known, s.fleet.Rollout); err != nil {
+	if _, err := rollout.Waves(s.withBeside(known), s.fleet.Rollout); err != nil {
 		return nil, fmt.Errorf("%w; nothing was changed", err)
 	}
 	return known, nil
@@ -316,7 +317,7 @@ func (x *applying) carryOut(ctx context.Context, s *session, known []rollout.Kno
 	defer undo()
 	p.Start()
 	defer p.Stop()
-	return s.run.Apply(ctx, stop, known)
+	return s.run.Apply(ctx, stop, s.withBeside(known))
 }
 
 // report says where each instance stands, and why the rollout ended early.

@@ -176,6 +176,8 @@ type Known struct {
 	// Unreachable tells the first from the second.
 	Unreachable bool
 	Took        time.Duration
+	// Beside marks an instance that is not part of the run, see [Run.Beside].
+	Beside bool
 }
 
 // Survey dials the instances' hosts, asks what their tasks have to know and
@@ -183,29 +185,29 @@ type Known struct {
 // of one host is its own and never another's.
 func (r *Run) Survey(ctx context.Context, instances []inventory.Instance, bound map[inventory.InstanceID][]*tasks.Bound) []Known {
 	known := make([]Known, len(instances))
-	byHost := map[string][]int{}
-	var hosts []string
 	for i, in := range instances {
 		known[i].Instance = in
-		if byHost[in.Host.Name] == nil {
-			hosts = append(hosts, in.Host.Name)
-		}
-		byHost[in.Host.Name] = append(byHost[in.Host.Name], i)
+	}
+	r.eachHost(known, func(mine []*Known) { r.surveyHost(ctx, mine, bound) })
+	return known
+}
+
+// eachHost calls do for each host, with all of its instances, on several at once.
+func (r *Run) eachHost(known []Known, do func([]*Known)) {
+	byHost := map[string][]*Known{}
+	for i := range known {
+		name := known[i].Instance.Host.Name
+		byHost[name] = append(byHost[name], &known[i])
 	}
 	var group errgroup.Group
 	group.SetLimit(r.forks())
-	for _, host := range hosts {
+	for _, host := range hostsOf(known) {
 		group.Go(func() error {
-			mine := make([]*Known, 0, len(byHost[host]))
-			for _, i := range byHost[host] {
-				mine = append(mine, &known[i])
-			}
-			r.surveyHost(ctx, mine, bound)
+			do(byHost[host])
 			return nil
 		})
 	}
 	_ = group.Wait()
-	return known
 }
 
 // surveyHost asks one host about all of its instances together.
