@@ -43,24 +43,7 @@ func TestLabRestartThatWaits(t *testing.T) {
 	before := look(t, host, "cat "+file)
 	b.edit("fleet.toml", "max_connections = 77", "max_connections = 78")
 
-	t.Run("an edit/postgres-17", func(t *testing.T) {
-		b.T = t
-		end := holdOpen(t, host)
-		r := b.start("apply", "--yes")
-		r.says("waiting for transactions: ")
-		look(t, host, "echo '# mine' >>"+file)
-		end()
-		wantWords(t, r.end(1), file+" was changed on the host since it was planned, so nothing was written; plan again")
-		if now := look(t, host, "cat "+file); now != before+"# mine\n" {
-			t.Errorf("the edit is lost:\n%s", now)
-		}
-		if left := armed(t, host) + look(t, host, "ls /var/lib/pgfleet/lease 2>/dev/null || true"); left != "" {
-			t.Errorf("left behind: %s", left)
-		}
-		look(t, host, "cat >"+file+" <<'END'\n"+before+"END\nchown postgres: "+file)
-	})
-
-	t.Run("Ctrl-C/postgres-17", func(t *testing.T) {
+	t.Run("Ctrl-C, and a connection that breaks/postgres-17", func(t *testing.T) {
 		b.T = t
 		end := holdOpen(t, host)
 		r := b.start("apply", "--yes")
@@ -75,31 +58,39 @@ func TestLabRestartThatWaits(t *testing.T) {
 		if now := look(t, host, "cat "+file); now != before {
 			t.Errorf("something was written:\n%s", now)
 		}
-		if got := b.runs()[0].Outcome; got != "stopped" {
-			t.Errorf("the run's outcome is %q", got)
+		stopped := b.runs()[0]
+		if stopped.Outcome != "stopped" {
+			t.Errorf("the run's outcome is %q", stopped.Outcome)
 		}
-		end()
+		r = b.start("runs", "resume", stopped.Run, "--yes")
+		r.says("waiting for transactions: ")
+		p.Cut()
+		time.Sleep(500 * time.Millisecond)
 		if now := sql(t, host, "SELECT pg_postmaster_start_time()"); now != started {
 			t.Errorf("it was restarted at %s", now)
 		}
-		b.Want(0, "runs", "resume", b.runs()[0].Run, "--yes")
+		end()
+		r.end(0)
 		if got := sql(t, host, "SHOW max_connections"); got != "78" {
 			t.Errorf("resumed, and max_connections is %s", got)
 		}
 	})
 
-	t.Run("a connection that breaks/postgres-17", func(t *testing.T) {
+	t.Run("an edit/postgres-17", func(t *testing.T) {
 		b.T = t
 		b.edit("fleet.toml", "max_connections = 78", "max_connections = 79")
+		before := look(t, host, "cat "+file)
 		end := holdOpen(t, host)
 		r := b.start("apply", "--yes")
 		r.says("waiting for transactions: ")
-		p.Cut()
-		time.Sleep(500 * time.Millisecond)
+		look(t, host, "echo '# mine' >>"+file)
 		end()
-		r.end(0)
-		if got := sql(t, host, "SHOW max_connections"); got != "79" {
-			t.Errorf("max_connections is %s", got)
+		wantWords(t, r.end(1), file+" was changed on the host since it was planned, so nothing was written; plan again")
+		if now := look(t, host, "cat "+file); now != before+"# mine\n" {
+			t.Errorf("the edit is lost:\n%s", now)
+		}
+		if left := armed(t, host) + look(t, host, "ls /var/lib/pgfleet/lease 2>/dev/null || true"); left != "" {
+			t.Errorf("left behind: %s", left)
 		}
 	})
 }
