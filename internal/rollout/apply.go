@@ -110,6 +110,8 @@ type executor struct {
 	// restarted is told for how long the server was down.
 	restarted func(time.Duration)
 	planned   func([]tasks.Change) error // records what is known only now
+	stop      <-chan struct{}            // ends what a step waits for before its first change
+	begun     bool                       // the step may have changed something
 	// made counts what a step did whose changes were not known while planning.
 	made int
 }

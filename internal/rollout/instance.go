@@ -85,7 +85,15 @@ func (w *instanceRun) step(ctx context.Context, i int) bool {
 		return false
 	}
 	x := w.executor(i)
-	err := x.explained(ctx, x.execute(ctx))
+	err := x.conn.Err()
+	if err == nil {
+		err = x.execute(ctx)
+	}
+	if !x.begun {
+		err = x.again(ctx, err, func() error { return x.execute(ctx) })
+	}
+	w.conn = x.conn
+	err = x.explained(ctx, err)
 	w.count(x.made)
 	if err != nil {
 		w.failed(ctx, i, err)
@@ -97,7 +105,7 @@ func (w *instanceRun) step(ctx context.Context, i int) bool {
 
 func (w *instanceRun) executor(i int) *executor {
 	return &executor{
-		run: w.run, conn: w.conn, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], proofs: w.proofs(i), earlier: &w.earlier, peers: w.peers,
+		run: w.run, conn: w.conn, stop: w.stop, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], proofs: w.proofs(i), earlier: &w.earlier, peers: w.peers,
 		restarted: func(down time.Duration) { w.result.Down += down },
 		planned:   func(changes []tasks.Change) error { return w.planned(i, changes) },
 		phase: func(text string) {
@@ -145,7 +153,10 @@ func (w *instanceRun) count(changes int) {
 
 func (w *instanceRun) failed(ctx context.Context, i int, err error) {
 	w.result.Status = Failed
-	if ctx.Err() != nil {
+	switch {
+	case errors.Is(err, errStoppedWaiting):
+		w.result.Status = Stopped
+	case ctx.Err() != nil:
 		w.result.Status = Stopped
 		err = fmt.Errorf("stopped in the middle of step %d of %d, and apply again finishes it: %w", i+1, len(w.known.Plan.Steps), err)
 	}

@@ -81,7 +81,8 @@ func (x *executor) ready(ctx context.Context) error {
 }
 
 // wait asks again and again what is in the way, until nothing is or the time is
-// up. What is in the way is said as the step's phase.
+// up, or the run is told to stop: nothing was changed yet. What is in the way is
+// said as the step's phase.
 func (x *executor) wait(ctx context.Context, limit time.Duration, phase string, problem func(context.Context) (string, error)) error {
 	deadline := time.Now().Add(limit)
 	said := ""
@@ -102,11 +103,16 @@ func (x *executor) wait(ctx context.Context, limit time.Duration, phase string, 
 		}
 		select {
 		case <-time.After(readyEvery):
+		case <-x.stop:
+			return errStoppedWaiting
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
+
+// errStoppedWaiting is why a step did nothing that was told to stop while it waited.
+var errStoppedWaiting = errors.New("stopped while it waited to restart, and nothing was changed; apply again to go on")
 
 // clusterProblem says which standby does not follow closely; "" if all do.
 func (x *executor) clusterProblem(ctx context.Context) (string, error) {

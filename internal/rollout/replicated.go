@@ -65,13 +65,15 @@ func (w *instanceRun) finish(ctx context.Context, from primary) {
 	}
 	x := w.executor(first)
 	if from.well() {
-		if err := x.replayed(ctx, from.known.Instance); err != nil {
+		wait := func() error { return x.replayed(ctx, from.known.Instance) }
+		if err := x.again(ctx, wait(), wait); err != nil {
 			w.failed(ctx, first, err)
 			return
 		}
 	}
 	x.phase("verifying")
 	missing, err := x.notReplicated(ctx, w.comingTasks())
+	w.conn = x.conn
 	if _, unplanned := errors.AsType[inventory.Error](err); unplanned && !from.well() {
 		w.missed(ctx, first, from, nil) // a task that needs what is missing cannot be planned
 		return
