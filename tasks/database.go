@@ -74,8 +74,10 @@ func (t *Database) Plan(in inventory.Instance, s *State) (Outcome, error) {
 			return err
 		}
 		found := x.catalogs.Databases[name]
+		closed := found != nil && t.unfinished(*found)
 		if found == nil {
-			if err := t.create(x, in); err != nil {
+			closed = t.revokes()
+			if err := t.create(x, in, closed); err != nil {
 				return err
 			}
 		} else if err := t.fixed(*found); err != nil {
@@ -86,14 +88,21 @@ func (t *Database) Plan(in inventory.Instance, s *State) (Outcome, error) {
 		if t.Owner.Value != "" && now.Owner != t.Owner.Value {
 			x.do(maintenanceDatabase, catalog.AlterOwner{Object: object, Owner: t.Owner.Value})
 		}
-		if t.ConnLimit != nil && x.catalogs.Databases[name].ConnLimit != *t.ConnLimit {
-			x.do(maintenanceDatabase, catalog.AlterDatabase{Name: name, ConnLimit: *t.ConnLimit})
-		}
 		var problems []error
 		problems = append(problems, t.publicly(x, object))
 		problems = append(problems, setParameters(s, x, catalog.Setting{Database: name}, t.parameters()))
 		if t.Comment != nil && x.catalogs.Databases[name].Comment != *t.Comment {
 			x.do(maintenanceDatabase, catalog.SetComment{On: "DATABASE", Name: name, Text: *t.Comment})
+		}
+		limit := x.catalogs.Databases[name].ConnLimit
+		if closed {
+			limit = -1
+		}
+		if t.ConnLimit != nil {
+			limit = *t.ConnLimit
+		}
+		if x.catalogs.Databases[name].ConnLimit != limit {
+			x.do(maintenanceDatabase, catalog.AlterDatabase{Name: name, ConnLimit: limit})
 		}
 		return errors.Join(problems...)
 	})
@@ -106,8 +115,21 @@ func (t *Database) parameters() parameters {
 	return *t.Settings
 }
 
-// create makes the database.
-func (t *Database) create(x *script, in inventory.Instance) error {
+// revokes reports whether PUBLIC may do more in a new database than is declared.
+func (t *Database) revokes() bool {
+	return (catalog.Connect|catalog.Temporary)&^t.public != 0
+}
+
+// unfinished reports whether a database is what create leaves if nothing comes
+// after it: one in which nobody has granted or revoked anything and that lets
+// only superusers in.
+func (t *Database) unfinished(d catalog.Database) bool {
+	return t.revokes() && d.ACL == nil && d.ConnLimit == 0
+}
+
+// create makes the database. A closed one is opened in the transaction in which
+// PUBLIC loses what it may do there.
+func (t *Database) create(x *script, in inventory.Instance, closed bool) error {
 	if t.Template != "" && x.catalogs.Databases[t.Template] == nil {
 		return problemAt(t.at("template"), "template: %v", &noDatabaseError{name: t.Template})
 	}
@@ -118,7 +140,7 @@ func (t *Database) create(x *script, in inventory.Instance) error {
 	if t.ConnLimit != nil {
 		d.ConnLimit = *t.ConnLimit
 	}
-	x.do(maintenanceDatabase, catalog.CreateDatabase{Database: d, From: t.Template, Major: in.Version})
+	x.do(maintenanceDatabase, catalog.CreateDatabase{Database: d, From: t.Template, Major: in.Version, Closed: closed})
 	return nil
 }
 

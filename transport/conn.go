@@ -59,6 +59,11 @@ type Conn interface {
 	// that connects now would.
 	Refresh()
 
+	// Err returns why the connection has ended, and nil as long as it has not, as
+	// far as is known: a host that stops answering is found out after a time
+	// ([Dialer.StallTimeout]).
+	Err() error
+
 	// Close ends the connection. Commands still running on the host are not
 	// killed.
 	Close() error

@@ -150,9 +150,13 @@ func TestCut(t *testing.T) {
 	s := sshtest.New(t, sshtest.Options{})
 	p, to := through(t, s, 0)
 	c := dial(t, dialer(t), to)
+	if err := c.Err(); err != nil {
+		t.Error(err)
+	}
 	time.AfterFunc(200*time.Millisecond, p.Cut)
 	_, err := c.Run(t.Context(), transport.Command{Script: "sleep 20"})
 	wantError(t, err, transport.KindUnreachable)
+	wantError(t, c.Err(), transport.KindUnreachable)
 	_, err = c.Run(t.Context(), transport.Command{Script: "true"})
 	wantError(t, err, transport.KindUnreachable)
 }

@@ -43,6 +43,9 @@ func (h *host) as(ctx context.Context, user string) (become, error) {
 	return b, nil
 }
 
+// Err implements [Conn].
+func (h *host) Err() error { return h.c.err() }
+
 // Close implements [Conn].
 func (h *host) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -130,7 +130,7 @@ func (x *applying) apply(ctx context.Context) error {
 	results, early := x.carryOut(ctx, s, known)
 	lost := x.endJournal(results, early)
 	err = x.report(s.fleet, known, results, early)
-	x.nameRun()
+	x.nameRun(err != nil)
 	if lost != nil {
 		x.app.ui.Error(lost)
 		return errHostFailed
@@ -220,6 +220,7 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 	if err != nil {
 		return nil, err
 	}
+	s.lookBeside(ctx, known)
 	if e := x.earlier; e != nil && e.command == "undo" {
 		x.showUndo(s, known, wanted)
 		return known, nil
@@ -234,10 +235,10 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 		return known, saved.Hold(known, digester, x.app.mask)
 	}
 	if !x.asJSON {
-		x.app.showPlan(s.fleet, known)
+		x.app.showPlan(s, known)
 		s.showLeases(known)
 	}
-	if _, err := rollout.Waves(known, s.fleet.Rollout); err != nil {
+	if _, err := rollout.Waves(s.withBeside(known), s.fleet.Rollout); err != nil {
 		return nil, fmt.Errorf("%w; nothing was changed", err)
 	}
 	return known, nil
@@ -327,7 +328,7 @@ func (x *applying) carryOut(ctx context.Context, s *session, known []rollout.Kno
 	defer undo()
 	p.Start()
 	defer p.Stop()
-	return s.run.Apply(ctx, stop, known)
+	return s.run.Apply(ctx, stop, s.withBeside(known))
 }
 
 // report says where each instance stands, and why the rollout ended early.

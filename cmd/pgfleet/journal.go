@@ -54,7 +54,7 @@ func (x *applying) beginJournal(s *session, known []rollout.Known, digester *sec
 		}
 	}
 	s.run.Recorder, s.run.ID = x.journal, x.runID()
-	x.nameRun()
+	x.nameRun(false)
 	if err := folder.Prune(journal.Keep); err != nil {
 		x.app.ui.Note("old journals could not be removed: " + err.Error())
 	}
@@ -73,12 +73,16 @@ func (x *applying) endJournal(results []rollout.Result, early error) error {
 	return err
 }
 
-// nameRun says how to look the run up, if there is a journal of it.
-func (x *applying) nameRun() {
+// nameRun says how to look the run up, if there is a journal of it, and how to go on
+// with one that has come to no good end.
+func (x *applying) nameRun(unfinished bool) {
 	if x.journal == nil {
 		return
 	}
 	text := fmt.Sprintf("run %[1]s: pgfleet runs show %[1]s", x.runID())
+	if unfinished && (x.earlier == nil || x.earlier.command != "undo") {
+		text += "; to go on with it: pgfleet runs resume " + x.runID()
+	}
 	if x.asJSON {
 		x.app.ui.Note(text)
 	} else {

@@ -58,12 +58,13 @@ func (a *app) plan(ctx context.Context, out string, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	s.lookBeside(ctx, known)
 	if asJSON {
-		if err := a.ui.JSON(planJSON(s.fleet, known)); err != nil {
+		if err := a.ui.JSON(planJSON(s.fleet, known, s.beside...)); err != nil {
 			return err
 		}
 	} else {
-		a.showPlan(s.fleet, known)
+		a.showPlan(s, known)
 		s.showLeases(known)
 	}
 	if out != "" {
@@ -81,12 +82,12 @@ func (a *app) plan(ctx context.Context, out string, asJSON bool) error {
 var errInterrupted = errors.New("interrupted; nothing was changed")
 
 // showPlan prints what is due and a summary.
-func (a *app) showPlan(fleet *inventory.Fleet, known []rollout.Known) {
+func (a *app) showPlan(s *session, known []rollout.Known) {
 	text := renderPlans(known, a.ui.style, a.verbose)
 	if text != "" {
 		text += "\n"
 	}
-	a.ui.Print(text + renderWaves(fleet, known, a.ui.style) + renderPlanSummary(known, a.ui.style))
+	a.ui.Print(text + renderWaves(s.fleet, s.withBeside(known), a.ui.style) + renderPlanSummary(known, a.ui.style))
 }
 
 // planned says how planning ended.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/pgfleet/pgfleet/internal/rollout"
@@ -83,7 +84,7 @@ type summaryDocument struct {
 	Failed    int `json:"failed"`
 }
 
-func planJSON(fleet *inventory.Fleet, known []rollout.Known) planDocument {
+func planJSON(fleet *inventory.Fleet, known []rollout.Known, beside ...rollout.Known) planDocument {
 	doc := planDocument{
 		Format: jsonFormat, Pgfleet: version(), Fleet: fleet.Name,
 		Instances: []planInstance{}, Summary: summaryDocument{Instances: len(known)},
@@ -101,7 +102,7 @@ func planJSON(fleet *inventory.Fleet, known []rollout.Known) planDocument {
 		}
 		doc.Instances = append(doc.Instances, in)
 	}
-	if waves, err := rollout.Waves(known, fleet.Rollout); err == nil && len(waves) > 1 {
+	if waves, err := rollout.Waves(append(slices.Clip(known), beside...), fleet.Rollout); err == nil && len(waves) > 1 {
 		for _, w := range waves {
 			doc.Waves = append(doc.Waves, planWave{w.Hosts, w.Canary})
 		}

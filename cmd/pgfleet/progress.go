@@ -173,6 +173,9 @@ func (p *progress) lines(height int) []string {
 		lines = append(lines, fmt.Sprintf("%-*s  %s  %s", width, d.who, d.what, p.ui.style.faint(seconds(time.Since(d.since)))))
 	}
 	count := fmt.Sprintf("%s: %d of %d done", p.verb, p.finished, p.total)
+	if p.total == 0 { // how many is not known before
+		count = fmt.Sprintf("%s: %d done", p.verb, p.finished)
+	}
 	if p.failed > 0 {
 		count += fmt.Sprintf(", %d failed", p.failed)
 	}

@@ -11,7 +11,7 @@ import (
 
 // renderWaves shows the replication clusters as they were found, and the waves in
 // which an apply would go over the hosts; nothing where there is one wave, or
-// nothing is due.
+// nothing is due. Members of a cluster that are beside the run are among known.
 func renderWaves(fleet *inventory.Fleet, known []rollout.Known, st style) string {
 	if !slices.ContainsFunc(known, rollout.Known.Due) {
 		return ""
@@ -21,6 +21,9 @@ func renderWaves(fleet *inventory.Fleet, known []rollout.Known, st style) string
 		if line := clusterLine(known, c); line != "" {
 			b.WriteString(line + "\n")
 		}
+	}
+	for _, text := range rollout.Unchecked(known) {
+		b.WriteString(st.yellow("not checked before the restart of ") + clean(text) + "\n")
 	}
 	waves, err := rollout.Waves(known, fleet.Rollout)
 	if err != nil {
@@ -50,6 +53,9 @@ func clusterLine(known []rollout.Known, c rollout.Cluster) string {
 	primary := "no primary was found"
 	for _, i := range c.Members {
 		id := string(known[i].Instance.ID())
+		if known[i].Beside {
+			id += " (not in this run)"
+		}
 		switch {
 		case i == c.Primary:
 			primary = "primary " + id

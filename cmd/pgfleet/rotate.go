@@ -116,7 +116,7 @@ func (a *app) rotationPlan(ctx context.Context, r rotating, asJSON bool) error {
 	if asJSON {
 		err = a.ui.JSON(planJSON(s.fleet, known))
 	} else {
-		a.showPlan(s.fleet, known)
+		a.showPlan(s, known)
 		s.showLeases(known)
 	}
 	if err != nil {

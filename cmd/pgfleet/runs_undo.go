@@ -74,7 +74,7 @@ func (x *applying) showUndo(s *session, known []rollout.Known, wanted []inventor
 	if x.asJSON {
 		return
 	}
-	x.app.showPlan(s.fleet, known)
+	x.app.showPlan(s, known)
 	x.app.ui.Print(clean(remains(x.earlier.of, wanted)))
 	s.showLeases(known)
 }

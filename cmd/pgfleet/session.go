@@ -29,6 +29,7 @@ type session struct {
 	// be learned.
 	undecided map[inventory.InstanceID]error
 	asked     bool // hosts were asked for their roles
+	beside    []rollout.Known
 }
 
 // load reads fleet.toml. If there are mistakes in it, those of its tasks are
@@ -223,6 +224,22 @@ func (s *session) plan(ctx context.Context, all, wanted []inventory.Instance, ta
 		}
 	}
 	return known, bound, nil
+}
+
+// lookBeside looks at the members of replication clusters that are not part of the
+// run, where one of them is to restart.
+func (s *session) lookBeside(ctx context.Context, known []rollout.Known) {
+	p := newProgress(s.app.ui, "asking the others of their clusters", nil)
+	s.run.Observer = p
+	p.Start()
+	s.beside = s.run.Beside(ctx, known)
+	p.Stop()
+	s.run.Observer = nil
+}
+
+// withBeside returns known and those that are looked at beside the run.
+func (s *session) withBeside(known []rollout.Known) []rollout.Known {
+	return append(slices.Clip(known), s.beside...)
 }
 
 // resolve reads secrets. The error says what came of it that one is missing.

@@ -13,6 +13,11 @@ type CreateDatabase struct {
 	Database Database
 	From     string // the template; "" is template1
 	Major    int
+	// Closed makes it with CONNECTION LIMIT 0, whatever Database says, with which
+	// the server lets nobody connect but superusers (CREATE DATABASE in the manual):
+	// PUBLIC may connect to a new one, and no transaction can make one and take that
+	// away.
+	Closed bool
 }
 
 // SQL names the fields that are given.
@@ -44,7 +49,10 @@ func (s CreateDatabase) SQL() string {
 	literal("LC_COLLATE", d.Collate)
 	literal("LC_CTYPE", d.Ctype)
 	ident("TABLESPACE", d.Tablespace)
-	if d.ConnLimit != 0 {
+	switch {
+	case s.Closed:
+		sql += " CONNECTION LIMIT 0"
+	case d.ConnLimit != 0:
 		sql += fmt.Sprintf(" CONNECTION LIMIT %d", d.ConnLimit)
 	}
 	if d.Template {
@@ -76,6 +84,9 @@ func (s CreateDatabase) Apply(c *Cluster, _ string) {
 	}
 	d.Owner = cmp.Or(d.Owner, c.Bootstrap)
 	d.AllowConn, d.ConnLimit = true, cmp.Or(d.ConnLimit, -1)
+	if s.Closed {
+		d.ConnLimit = 0
+	}
 	d.ACL, d.Comment = nil, ""
 	c.Databases[d.Name] = &d
 	if c.Contents == nil {

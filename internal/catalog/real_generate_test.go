@@ -168,7 +168,7 @@ func (d *drive) database(db string) Statement {
 		return dropDatabase{raw{sql: []string{"DROP DATABASE " + postgres.QuoteIdent(name)}}, name}
 	}
 	s := CreateDatabase{Database: Database{Name: name, Owner: d.pick([]string{"", d.anybody()}), ConnLimit: d.pickInt(0, 0, -1, 5), Template: d.one(5)},
-		From: d.pick([]string{"", "template0", "template1", db}), Major: d.model.Version.Major()}
+		From: d.pick([]string{"", "template0", "template1", db}), Major: d.model.Version.Major(), Closed: d.one(4)}
 	if s.From == "template0" {
 		s.Database.Encoding, s.Database.Collate, s.Database.Ctype = "UTF8", "C", d.pick([]string{"C", "C.UTF-8"})
 		if s.Major >= 15 && d.one(2) {

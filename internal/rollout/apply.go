@@ -107,6 +107,7 @@ type executor struct {
 	instance inventory.Instance
 	step     tasks.Step
 	later    []tasks.Step // of the same plan
+	proofs   []tasks.Step // of later, those that come right after the step
 	earlier  *[]*swap
 	phase    func(string)
 	peers    peers
@@ -115,7 +116,8 @@ type executor struct {
 	planned   func([]tasks.Change) error // records what is known only now
 	rotation  *rotation                  // of the plan that the step is of
 	noted     func(string)               // adds a remark to the result
-	stop      <-chan struct{}
+	stop      <-chan struct{}            // ends what a step waits for before its first change
+	begun     bool                       // the step may have changed something
 	// made counts what a step did whose changes were not known while planning.
 	made int
 }

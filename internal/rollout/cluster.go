@@ -1,10 +1,12 @@
 package rollout
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/inventory"
 	"github.com/pgfleet/pgfleet/tasks"
 )
@@ -12,31 +14,42 @@ import (
 // A Cluster is a primary and its standbys, as they were found.
 type Cluster struct {
 	// Name is what fleet.toml calls it, or its primary's name where it has none.
-	Name     string
-	Members  []int       // of the list that was given to Clusters, standbys first
-	Primary  int         // likewise; -1 where none was found
-	Upstream map[int]int // what a standby streams from, where that is a member
+	Name string
+	// Members are of the list that was given to Clusters: standbys first, and those
+	// that stream from another standby before that one.
+	Members  []int
+	Primary  int         // likewise; -1 where none was found, or it is not known which
+	Upstream map[int]int // what a standby streams from, where an address names that member
 }
 
 // Clusters finds the replication clusters among the instances: what fleet.toml
 // says, and what the servers say of themselves. A standby belongs to the server
-// with the same system identifier whose address it streams from, or which lists
-// its address in pg_stat_replication. An instance that stands alone is in none.
+// whose address it streams from, or which lists its address in
+// pg_stat_replication. Where the addresses name none, because replication goes over
+// another network, it belongs to the primary with the same system identifier and
+// the same replication in fleet.toml, or else to all with that identifier that
+// fleet.toml does not put elsewhere. Two primaries are not joined by their
+// identifier: one may be a restored copy of the other. An instance that stands
+// alone is in none.
 func Clusters(known []Known) []Cluster {
 	of := newGroups(len(known))
 	upstream := map[int]int{}
 	for i := range known {
-		for j := range known {
-			if i == j {
-				continue
-			}
+		for j := range known[:i] {
 			if r := known[i].Instance.Replication; r != "" && r == known[j].Instance.Replication {
 				of.join(i, j)
 			}
-			if follows(known[i], known[j]) {
-				upstream[i] = j
-				of.join(i, j)
-			}
+		}
+		named := sources(known, i)
+		for _, j := range named {
+			of.join(i, j)
+		}
+		if len(named) > 0 {
+			upstream[i] = named[0]
+			continue
+		}
+		for _, j := range kin(known, i) {
+			of.join(i, j)
 		}
 	}
 	var list []Cluster
@@ -44,12 +57,8 @@ func Clusters(known []Known) []Cluster {
 		if len(members) == 1 && known[members[0]].Instance.Replication == "" {
 			continue
 		}
-		slices.SortStableFunc(members, func(a, b int) int { return rank(known[a]) - rank(known[b]) })
-		c := Cluster{Members: members, Primary: -1, Upstream: map[int]int{}}
+		c := Cluster{Members: members, Upstream: map[int]int{}}
 		for _, i := range members {
-			if known[i].State != nil && known[i].State.Role() == "primary" {
-				c.Primary = i
-			}
 			if c.Name == "" {
 				c.Name = known[i].Instance.Replication
 			}
@@ -57,6 +66,10 @@ func Clusters(known []Known) []Cluster {
 				c.Upstream[i] = up
 			}
 		}
+		c.Primary = c.primary(known)
+		slices.SortStableFunc(members, func(a, b int) int {
+			return cmp.Or(rank(known[a])-rank(known[b]), c.depth(b)-c.depth(a))
+		})
 		if c.Name == "" {
 			named := members[0]
 			if c.Primary >= 0 {
@@ -69,25 +82,164 @@ func Clusters(known []Known) []Cluster {
 	return list
 }
 
-// follows reports whether the standby streams from the other server.
-func follows(standby, other Known) bool {
-	if standby.State == nil || other.State == nil || standby.State.Role() != "standby" {
-		return false
+// sources returns the servers that instance i streams from, by their addresses: by
+// what it says itself before what they say.
+func sources(known []Known, i int) []int {
+	var own, others []int
+	for j := range known {
+		if j == i {
+			continue
+		}
+		switch by := follows(known[i], known[j]); by {
+		case itsOwnWord:
+			own = append(own, j)
+		case theOthersWord:
+			others = append(others, j)
+		}
 	}
-	s, o := standby.State.Server(), other.State.Server()
-	if o == nil || s.SystemIdentifier != o.SystemIdentifier {
-		return false
+	return append(own, others...)
+}
+
+// By whose word a standby streams from another server.
+const (
+	nobodysWord = iota
+	itsOwnWord
+	theOthersWord
+)
+
+// follows reports whether an address says that the standby streams from the other
+// server, and by whose word. Of a server that could not be asked, the address is
+// enough.
+func follows(standby, other Known) int {
+	s, o := standby.server(), other.server()
+	if s != nil && !s.InRecovery || s != nil && o != nil && s.SystemIdentifier != o.SystemIdentifier {
+		return nobodysWord
 	}
-	at := other.Instance.Host
-	if s.Upstream != "" && (s.Upstream == at.Address || s.Upstream == at.Name) {
-		return true
+	if at := other.Instance.Host; s != nil && s.Upstream != "" && (s.Upstream == at.Address || s.Upstream == at.Name) {
+		return itsOwnWord
 	}
-	for _, row := range o.Standbys {
-		if row.Addr.IsValid() && row.Addr.Unmap().String() == standby.Instance.Host.Address {
+	if o != nil && slices.ContainsFunc(o.Standbys, func(row facts.Standby) bool { return comesFrom(row, standby.Instance) }) {
+		return theOthersWord
+	}
+	return nobodysWord
+}
+
+// comesFrom reports whether a row of pg_stat_replication has the instance's
+// address, and is of physical replication.
+func comesFrom(row facts.Standby, in inventory.Instance) bool {
+	return row.Database == "" && row.Addr.IsValid() && row.Addr.Unmap().String() == in.Host.Address
+}
+
+// server returns what is known of the instance's server; nil if it did not answer.
+func (k Known) server() *facts.Server {
+	if k.State == nil {
+		return nil
+	}
+	return k.State.Server()
+}
+
+// kin returns the servers to whose cluster a standby belongs that no address
+// names: those with its system identifier, unless fleet.toml says otherwise.
+func kin(known []Known, i int) []int {
+	s := known[i].server()
+	if s == nil || !s.InRecovery || s.SystemIdentifier == "" {
+		return nil
+	}
+	var list []int
+	for j := range known {
+		o := known[j].server()
+		if j == i || o == nil || o.SystemIdentifier != s.SystemIdentifier {
+			continue
+		}
+		own, other := known[i].Instance.Replication, known[j].Instance.Replication
+		switch {
+		case own != "" && own == other && !o.InRecovery:
+			return []int{j}
+		case own == "" || other == "" || own == other:
+			list = append(list, j)
+		}
+	}
+	return list
+}
+
+// depth is how many members a standby's stream goes through.
+func (c Cluster) depth(i int) int {
+	n := 0
+	for range c.Members {
+		up, ok := c.Upstream[i]
+		if !ok {
+			break
+		}
+		i = up
+		n++
+	}
+	return n
+}
+
+// under reports whether member i streams from member j, itself or through others.
+func (c Cluster) under(i, j int) bool {
+	for range c.Members {
+		up, ok := c.Upstream[i]
+		if ok && up == j {
 			return true
+		}
+		i = up
+		if !ok {
+			break
 		}
 	}
 	return false
+}
+
+// primaries returns those members that are primaries.
+func (c Cluster) primaries(known []Known) []int {
+	return slices.DeleteFunc(slices.Clone(c.Members), func(i int) bool { s := known[i].server(); return s == nil || s.InRecovery })
+}
+
+// primary finds the cluster's: where it has several, the one that its standbys
+// follow.
+func (c Cluster) primary(known []Known) int {
+	all := c.primaries(known)
+	if len(all) == 1 {
+		return all[0]
+	}
+	found := -1
+	for _, i := range c.Members {
+		p := c.primaryOf(known, i)
+		switch {
+		case p == i || p < 0 || p == found:
+		case found >= 0:
+			return -1
+		default:
+			found = p
+		}
+	}
+	return found
+}
+
+// primaryOf returns the primary that a member follows, itself or through other
+// standbys; -1 if it is not known, and the member if it is one.
+func (c Cluster) primaryOf(known []Known, i int) int {
+	top := i
+	for range c.Members {
+		if up, ok := c.Upstream[top]; ok {
+			top = up
+		}
+	}
+	if s := known[top].server(); s != nil && !s.InRecovery {
+		return top
+	}
+	all := slices.DeleteFunc(c.primaries(known), func(p int) bool {
+		s := known[i].server()
+		return s != nil && s.SystemIdentifier != known[p].server().SystemIdentifier
+	})
+	if len(all) > 1 {
+		all = slices.DeleteFunc(all, func(p int) bool { return known[p].Instance.Replication != known[i].Instance.Replication })
+	}
+	if len(all) != 1 {
+		return -1
+	}
+	return all[0]
 }
 
 // clusterOf returns the cluster of each instance, as an index; -1 for none.
@@ -118,21 +270,11 @@ func growing() []string {
 func (c Cluster) PrimaryFirst(known []Known) (bool, error) {
 	var up, down []string
 	for _, i := range c.Members {
-		k := known[i]
-		if k.Plan == nil || !slices.ContainsFunc(k.Plan.Steps, restarts) {
-			continue
-		}
-		for _, name := range growing() {
-			before, ok := k.State.Running(name)
-			after, known := k.Plan.After.Running(name)
-			var x, y int
-			if _, err := fmt.Sscan(before+" "+after, &x, &y); !ok || !known || err != nil || x == y {
-				continue
-			}
-			if y > x {
-				up = append(up, name)
+		for _, p := range known[i].parameters() {
+			if p.after > p.before {
+				up = append(up, p.name)
 			} else {
-				down = append(down, name)
+				down = append(down, p.name)
 			}
 		}
 	}
@@ -144,6 +286,29 @@ func (c Cluster) PrimaryFirst(known []Known) (bool, error) {
 	return len(down) > 0, nil
 }
 
+// A parameter is one of growing that a restart changes.
+type parameter struct {
+	name          string
+	before, after int
+}
+
+// parameters returns those of growing that the instance's plan changes.
+func (k Known) parameters() []parameter {
+	if !k.restarts() {
+		return nil
+	}
+	var list []parameter
+	for _, name := range growing() {
+		before, ok := k.State.Running(name)
+		after, known := k.Plan.After.Running(name)
+		p := parameter{name: name}
+		if _, err := fmt.Sscan(before+" "+after, &p.before, &p.after); ok && known && err == nil && p.before != p.after {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
 func compactSorted(list []string) []string {
 	slices.Sort(list)
 	return slices.Compact(list)
@@ -152,6 +317,11 @@ func compactSorted(list []string) []string {
 // restarts reports whether a step restarts the server.
 func restarts(s tasks.Step) bool {
 	return slices.ContainsFunc(s.Changes, func(c tasks.Change) bool { _, ok := c.Action.(tasks.Restart); return ok })
+}
+
+// restarts reports whether the instance's plan restarts its server.
+func (k Known) restarts() bool {
+	return k.Err == nil && k.Plan != nil && slices.ContainsFunc(k.Plan.Steps, restarts)
 }
 
 // groups joins numbers from 0 on into disjoint sets.

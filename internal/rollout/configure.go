@@ -63,6 +63,9 @@ func (x *executor) configure(ctx context.Context) error {
 		if err := x.ready(ctx); err != nil {
 			return err
 		}
+		if err := x.stillThere(ctx, files); err != nil {
+			return err
+		}
 	}
 
 	x.phase("writing")
@@ -82,6 +85,9 @@ func (x *executor) configure(ctx context.Context) error {
 	if err == nil && before.Reached {
 		err = x.readable(ctx)
 	}
+	if restart && before.Reached {
+		defer x.watchOutage(ctx)()
+	}
 	if err == nil && activate {
 		loaded = true
 		err = x.load(ctx, server, before, restart)
@@ -91,6 +97,9 @@ func (x *executor) configure(ctx context.Context) error {
 	}
 	if err == nil && restart {
 		err = x.streams(ctx, wasStreaming)
+	}
+	if err == nil {
+		err = x.proven(ctx)
 	}
 	if err == nil {
 		err = dead.succeed(ctx, x.conn)
@@ -170,6 +179,7 @@ func (x *executor) issue(ctx context.Context) ([]*stagedCertificate, error) {
 			continue
 		}
 		x.phase("issuing a certificate")
+		x.begun = true // a key in the staging folder is something as well
 		q := facts.CertificateFile{Path: a.Path}
 		answers, err := x.conn.Read(ctx, []facts.Read{q})
 		if err != nil {
@@ -377,10 +387,6 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 	logged := x.logSize(ctx)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if restart && before.Reached && x.restarted != nil {
-		watched := x.watchOutage(ctx)
-		defer func() { x.restarted(watched()) }()
-	}
 	script := "exec systemctl " + verb + " " + transport.Quote(server.Unit)
 	if restart {
 		// systemd refuses to start a unit that failed a few times in a row, and

@@ -139,6 +139,10 @@ func (u *undo) units(step tasks.Step) {
 // disarmed in time. It is done before the step's first write. The context
 // returned ends when the host has done it, with the reason as its cause.
 func (x *executor) arm(ctx context.Context, u undo) (context.Context, *deadMan, error) {
+	if err := x.conn.Err(); err != nil {
+		return ctx, nil, err
+	}
+	x.begun = true
 	if len(u.earlier) == 0 && len(u.paths) == 0 {
 		return ctx, nil, nil
 	}

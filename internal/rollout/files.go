@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -76,6 +77,45 @@ func (x *executor) prepare(ctx context.Context) (*swap, error) {
 		s.write = append(s.write, transport.File{Path: list.Path, Content: []byte(text), Owner: "root", Group: "root", Mode: 0o644})
 	}
 	return s, nil
+}
+
+// stillThere demands, after a wait, that the files and certificates which the step
+// replaces are as planning found them: somebody may have worked on the host since.
+func (x *executor) stillThere(ctx context.Context, s *swap) error {
+	was := map[facts.Read]tasks.Digest{}
+	for _, f := range s.before {
+		was[facts.File{Path: f.Path}] = tasks.DigestFile(f)
+	}
+	for _, c := range x.step.Changes {
+		if a, ok := c.Action.(tasks.IssueCertificate); ok {
+			was[facts.CertificateFile{Path: a.Path}] = c.Before
+		}
+	}
+	if len(was) == 0 {
+		return nil
+	}
+	answers, err := x.conn.Read(ctx, slices.Collect(maps.Keys(was)))
+	if err != nil {
+		return err
+	}
+	for read, digest := range was {
+		name, now := "", tasks.Digest("")
+		switch q := read.(type) {
+		case facts.File:
+			f, err := fileAnswer(answers, q)
+			if err != nil {
+				return err
+			}
+			name, now = q.Path, tasks.DigestFile(f)
+		case facts.CertificateFile:
+			f, _ := answers[q].Value.(facts.CertificateFileInfo)
+			name, now = q.Path, tasks.DigestCertificate(f)
+		}
+		if now != digest {
+			return fmt.Errorf("%s was %w", name, errDrifted)
+		}
+	}
+	return nil
 }
 
 // find takes note of a file as it is, and refuses when that is not what
@@ -262,6 +302,7 @@ func (x *executor) restored(ctx context.Context, why error, undo func(context.Co
 	defer cancel()
 	err := undo(back)
 	if err != nil && x.lost(back) != nil {
+		_ = x.conn.Close() // also where it is not yet known to have ended
 		conn, dialErr := x.redialled(ctx, back)
 		if err = dialErr; err == nil {
 			x.conn = conn
@@ -301,7 +342,7 @@ func gone(err error) bool {
 func (x *executor) redialled(ctx, back context.Context) (transport.Conn, error) {
 	deadline := time.Now().Add(min(x.run.deadMan(), redialTime))
 	for {
-		conn, err := x.run.redial(back, x.instance.Host)
+		conn, err := x.run.Conn(back, x.instance.Host)
 		if err == nil || !gone(err) || time.Now().After(deadline) || ctx.Err() != nil {
 			return conn, err
 		}

@@ -46,14 +46,14 @@ func (a *rolling) gate(ctx context.Context, w Wave, n int, name string) error {
 // look waits until an instance is as well as it was before the run.
 func (a *rolling) look(ctx context.Context, i int) error {
 	k := a.known[i]
-	conn, err := a.run.Conn(ctx, k.Instance.Host)
-	if err != nil {
-		return err
-	}
-	x := &executor{run: a.run, conn: conn, instance: k.Instance, peers: a.peersOf(i), phase: func(string) {}}
+	x := &executor{run: a.run, instance: k.Instance, peers: a.peersOf(i), phase: func(string) {}}
 	deadline := time.Now().Add(a.run.gateTimeout())
 	for {
-		why, err := x.unwell(ctx, k.State.Server())
+		var why string
+		var err error
+		if x.conn, err = a.run.Conn(ctx, k.Instance.Host); err == nil { // a new one if the old one has ended
+			why, err = x.unwell(ctx, k.State.Server())
+		}
 		if err == nil && why == "" {
 			break
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/pgfleet/pgfleet/tasks"
@@ -85,7 +86,15 @@ func (w *instanceRun) step(ctx context.Context, i int) bool {
 		return false
 	}
 	x := w.executor(i)
-	err := x.explained(ctx, x.execute(ctx))
+	err := x.conn.Err()
+	if err == nil {
+		err = x.execute(ctx)
+	}
+	if !x.begun {
+		err = x.again(ctx, err, func() error { return x.execute(ctx) })
+	}
+	w.conn = x.conn
+	err = x.explained(ctx, err)
 	w.count(x.made)
 	if err != nil {
 		w.failed(ctx, i, err)
@@ -97,18 +106,31 @@ func (w *instanceRun) step(ctx context.Context, i int) bool {
 
 func (w *instanceRun) executor(i int) *executor {
 	return &executor{
-		run: w.run, conn: w.conn, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], earlier: &w.earlier, peers: w.peers,
+		run: w.run, conn: w.conn, stop: w.stop, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], proofs: w.proofs(i), earlier: &w.earlier, peers: w.peers,
 		restarted: func(down time.Duration) { w.result.Down += down },
 		planned:   func(changes []tasks.Change) error { return w.planned(i, changes) },
 		rotation:  &w.rotation,
 		noted:     func(text string) { w.result.Notes = append(w.result.Notes, text) },
-		stop:      w.stop,
 		phase: func(text string) {
 			p := w.event(StepPhase, i)
 			p.Text = text
 			w.run.observe(p)
 		},
 	}
+}
+
+// proofs returns the proofs that come right after a step. There are none as long as
+// something before them waits for another member of the cluster.
+func (w *instanceRun) proofs(i int) []tasks.Step {
+	steps := w.known.Plan.Steps
+	if slices.ContainsFunc(steps[:i], waits) {
+		return nil
+	}
+	n := i + 1
+	for n < len(steps) && proves(steps[n]) {
+		n++
+	}
+	return steps[i+1 : n]
 }
 
 func (w *instanceRun) event(kind EventKind, i int) Event {
@@ -134,7 +156,10 @@ func (w *instanceRun) count(changes int) {
 
 func (w *instanceRun) failed(ctx context.Context, i int, err error) {
 	w.result.Status = Failed
-	if ctx.Err() != nil {
+	switch {
+	case errors.Is(err, errStoppedWaiting):
+		w.result.Status = Stopped
+	case ctx.Err() != nil:
 		w.result.Status = Stopped
 		err = fmt.Errorf("stopped in the middle of step %d of %d, and apply again finishes it: %w", i+1, len(w.known.Plan.Steps), err)
 	}

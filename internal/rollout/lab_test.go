@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgfleet/pgfleet/internal/catalog"
 	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/inventory"
@@ -113,8 +115,79 @@ func TestLabStatements(t *testing.T) {
 					t.Error(r.Err)
 				}
 			}
+			testBusy(t, l, b)
 			testProveLog(t, l, b)
 		})
+	}
+}
+
+// What a restart would cut off is seen, by the names that the tools have there:
+// pgBackRest 2.45 was asked for its own, those of Barman and WAL-G are from their
+// sources.
+func testBusy(t *testing.T, l *lab.Lab, b *bench) {
+	host := b.in.Host.Name
+	b.in.Version = l.Host(host).Postgres
+	x := b.executor()
+	ask := func() string {
+		t.Helper()
+		why, err := x.busy(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return why
+	}
+	want := func(what, words string) {
+		t.Helper()
+		if why := ask(); !strings.Contains(why, words) {
+			t.Errorf("%s: %q, and it should say %q", what, why, words)
+		}
+	}
+	session := func() *pgx.Conn {
+		t.Helper()
+		conn, err := x.conn.Postgres(t.Context(), transport.Endpoint{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return conn
+	}
+	if why := ask(); why != "" {
+		t.Errorf("nothing runs, and it says %q", why)
+	}
+	tool := session()
+	for _, name := range []string{"pg_dump", "pg_dumpall", "pgBackRest [backup]", "barman", "barman_cloud_backup"} {
+		if _, err := tool.Exec(t.Context(), "SET application_name = '"+name+"'"); err != nil {
+			t.Fatal(err)
+		}
+		want(name, name+" is running (pid ")
+	}
+	for _, name := range []string{"my pg_dump", "app"} {
+		if _, err := tool.Exec(t.Context(), "SET application_name = '"+name+"'"); err != nil {
+			t.Fatal(err)
+		}
+		if why := ask(); why != "" {
+			t.Errorf("%s is no backup: %q", name, why)
+		}
+	}
+	start, end := "pg_backup_start('by hand', true)", "pg_backup_stop(false)"
+	if b.in.Version < 15 {
+		start, end = "pg_start_backup('by hand', true, false)", "pg_stop_backup(false, false)"
+	}
+	if _, err := tool.Exec(t.Context(), "SELECT "+start); err != nil {
+		t.Fatal(err)
+	}
+	want(start, "postgres has started a backup (pid ")
+	if _, err := tool.Exec(t.Context(), "SELECT "+end); err != nil {
+		t.Fatal(err)
+	}
+	if why := ask(); why != "" {
+		t.Errorf("the backup has ended, and it says %q", why)
+	}
+	_ = tool.Close(t.Context())
+	look(t, l, host, "cd /; setsid runuser -u postgres -- sh -c 'sleep 60; :' wal-g backup-push /data >/dev/null 2>&1 & echo $! >/run/wal-g; sleep 0.2")
+	want("WAL-G", "WAL-G makes a backup on this host (backup-push, process ")
+	look(t, l, host, "p=$(cat /run/wal-g); kill -- -$p; while kill -0 -- -$p 2>/dev/null; do sleep 0.05; done")
+	if why := ask(); why != "" {
+		t.Errorf("WAL-G has ended, and it says %q", why)
 	}
 }
 

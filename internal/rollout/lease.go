@@ -176,13 +176,18 @@ func (r *Run) takeLeases(ctx context.Context, stop <-chan struct{}, known []Know
 			r.remember(&lease{host: h, err: fmt.Errorf("%w: %w", errNoLease, err)})
 		}
 	}
-	if stopped(ctx, stop) {
+	var err error
+	var busy *inventory.Host
+	if !stopped(ctx, stop) {
+		busy, err = r.awaitSessions(ctx, stop, known, wait)
+	}
+	switch {
+	case stopped(ctx, stop):
 		r.giveBack(ctx)
 		return nil, notBegun(known, nil, nil)
-	}
-	if h, err := r.awaitSessions(ctx, known, wait); err != nil {
+	case err != nil:
 		r.giveBack(ctx)
-		return nil, notBegun(known, h, err)
+		return nil, notBegun(known, busy, err)
 	}
 	return func() { r.giveBack(ctx) }, nil
 }
@@ -353,12 +358,12 @@ func writers(out transport.Output) []string {
 
 // onLease runs the lease's script on a host.
 func (r *Run) onLease(ctx context.Context, h *inventory.Host, verb, fence, replace string, notes []string) (transport.Output, error) {
-	conn, err := r.conn(ctx, h)
-	if err != nil {
-		return transport.Output{}, err
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, leaseTimeout, errors.New("the host did not say anything about its lease in time"))
 	defer cancel()
+	conn, err := r.conn(ctx, h)
+	if err != nil {
+		return transport.Output{}, because(ctx, err)
+	}
 	out, err := conn.Run(ctx, r.leaseCommand(verb, fence, replace, notes))
 	return out, because(ctx, err)
 }

@@ -369,7 +369,7 @@ func TestLeaseWaitsForTransactions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.run.giveBack(t.Context())
-	if err := b.run.awaitSession(t.Context(), b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}, 0); err != nil {
+	if err := b.run.awaitSession(t.Context(), nil, b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}, 0); err != nil {
 		t.Error(err)
 	}
 	select {
@@ -389,8 +389,15 @@ func TestLeaseWaitsForTransactions(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := b.run.awaitSession(ctx, b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}, 0); !errors.Is(err, context.DeadlineExceeded) {
+	if err := b.run.awaitSession(ctx, nil, b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}, 0); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
+	}
+	// Or until it is told to stop: nothing was changed yet.
+	stop := make(chan struct{})
+	time.AfterFunc(300*time.Millisecond, func() { close(stop) })
+	began := time.Now()
+	if err := b.run.awaitSession(t.Context(), stop, b.in, transport.Endpoint{SocketDir: b.dir, Port: b.port}, 0); err != nil || time.Since(began) > 3*time.Second {
+		t.Errorf("%v, after %v", err, time.Since(began))
 	}
 }
 

@@ -85,11 +85,14 @@ func (x *executor) explained(ctx context.Context, err error) error {
 	return errors.New(why)
 }
 
-var errNoLease = errors.New("its lease could not be taken, so nothing was changed")
+var (
+	errNoLease   = errors.New("its lease could not be taken, so nothing was changed")
+	errLeftAlone = errors.New("its lease was given back, and nothing was changed")
+)
 
 // noConn is where an instance stands whose host cannot be worked on.
 func noConn(err error) Status {
-	if _, ok := errors.AsType[*transport.Error](err); errors.Is(err, errNoLease) && !ok {
+	if _, ok := errors.AsType[*transport.Error](err); (errors.Is(err, errNoLease) || errors.Is(err, errLeftAlone)) && !ok {
 		return Failed
 	}
 	return Unreachable

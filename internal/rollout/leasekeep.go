@@ -9,14 +9,24 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pgfleet/pgfleet/transport"
+	"github.com/pgfleet/pgfleet/inventory"
 )
 
 // keep renews a lease until it is told to end, or the lease is somebody else's.
-// A renewal that fails is tried again soon.
+// A renewal that fails is tried again soon, by a new connection if the old one has
+// ended: so a host that waits for its turn is within reach again when it comes.
 func (r *Run) keep(ctx context.Context, quit <-chan struct{}, l *lease) {
 	every := r.Locking.ttl() / 4
 	next := every
+	dial, cancel := context.WithCancel(ctx) // nobody waits for a network that is away
+	defer cancel()
+	go func() {
+		select {
+		case <-quit:
+			cancel()
+		case <-dial.Done():
+		}
+	}()
 	for {
 		select {
 		case <-time.After(next):
@@ -25,6 +35,10 @@ func (r *Run) keep(ctx context.Context, quit <-chan struct{}, l *lease) {
 			return
 		}
 		next = every
+		if _, err := r.conn(dial, l.host); err != nil {
+			next = every / 4
+			continue
+		}
 		lost, err := r.send(ctx, "renew", l)
 		if lost {
 			return
@@ -86,7 +100,6 @@ func (r *Run) logOnHost(e Event) {
 // giveBack gives all leases of the run back, also when the run is being stopped.
 // Where that fails the lease runs out.
 func (r *Run) giveBack(ctx context.Context) {
-	ctx = context.WithoutCancel(ctx)
 	r.mu.Lock()
 	all := r.leases
 	r.leases = nil
@@ -100,17 +113,40 @@ func (r *Run) giveBack(ctx context.Context) {
 		}
 		given[l] = true
 		group.Go(func() error {
-			l.stop()
-			lost, err := r.send(ctx, "release", l)
-			if _, broken := errors.AsType[*transport.Error](err); broken && !lost {
-				dial, cancel := context.WithTimeout(ctx, leaseTimeout)
-				defer cancel()
-				if _, err := r.redial(dial, l.host); err == nil {
-					_, _ = r.send(ctx, "release", l)
-				}
-			}
+			r.release(ctx, l)
 			return nil
 		})
 	}
 	_ = group.Wait()
+}
+
+// giveBackOne gives the lease of one host back, which may be that of other names
+// of it, and takes note of why nothing is changed there.
+func (r *Run) giveBackOne(ctx context.Context, h *inventory.Host, why error) {
+	r.mu.Lock()
+	l := r.leases[h.Name]
+	if l == nil || l.err != nil {
+		r.mu.Unlock()
+		return
+	}
+	for name, other := range r.leases {
+		if other == l {
+			r.leases[name] = &lease{host: l.host, err: fmt.Errorf("%w: %w", errLeftAlone, why)}
+		}
+	}
+	r.mu.Unlock()
+	r.release(ctx, l)
+}
+
+func (r *Run) release(ctx context.Context, l *lease) {
+	ctx = context.WithoutCancel(ctx)
+	l.stop()
+	dial, cancel := context.WithTimeout(ctx, leaseTimeout)
+	defer cancel()
+	if _, err := r.conn(dial, l.host); err != nil {
+		return
+	}
+	if lost, err := r.send(ctx, "release", l); gone(err) && !lost {
+		_, _ = r.send(ctx, "release", l) // by a new connection
+	}
 }

@@ -71,14 +71,22 @@ func holdLease(ctx context.Context, conn *pgx.Conn, f *transport.Fence) error {
 	return nil
 }
 
+// An openError says that a transaction of an earlier run has not ended: somebody
+// is still at the host.
+type openError struct{ said string }
+
+func (e *openError) Error() string { return e.said }
+
 // awaitSessions waits, on all servers that are to be changed, until transactions
 // are over that were begun with an earlier lease. Nobody begins another: they
 // look at the lease, which is ours. The host is the first on which that takes
-// too long.
-func (r *Run) awaitSessions(ctx context.Context, known []Known, wait time.Duration) (*inventory.Host, error) {
+// too long. Where it cannot be learned, that is the host's own error, when its
+// turn comes: its lease is given back.
+func (r *Run) awaitSessions(ctx context.Context, stop <-chan struct{}, known []Known, wait time.Duration) (*inventory.Host, error) {
 	var mu sync.Mutex
 	var host *inventory.Host
 	var first error
+	failed := map[*inventory.Host]error{}
 	var group errgroup.Group
 	group.SetLimit(r.forks())
 	for _, k := range known {
@@ -86,21 +94,34 @@ func (r *Run) awaitSessions(ctx context.Context, known []Known, wait time.Durati
 			continue
 		}
 		group.Go(func() error {
-			if err := r.awaitSession(ctx, k.Instance, transport.Endpoint{Port: k.Instance.Port}, wait); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				if first == nil {
-					host, first = k.Instance.Host, err
-				}
+			err := r.awaitSession(ctx, stop, k.Instance, transport.Endpoint{Port: k.Instance.Port}, wait)
+			if err != nil && r.connected(k.Instance.Host) == nil { // it changes nothing, so it may be asked by a new connection
+				err = r.awaitSession(ctx, stop, k.Instance, transport.Endpoint{Port: k.Instance.Port}, wait)
+			}
+			_, open := errors.AsType[*openError](err)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case open && first == nil:
+				host, first = k.Instance.Host, err
+			case err != nil && failed[k.Instance.Host] == nil:
+				failed[k.Instance.Host] = err
 			}
 			return nil
 		})
 	}
 	_ = group.Wait()
+	if first == nil && !stopped(ctx, stop) {
+		for h, err := range failed {
+			r.giveBackOne(ctx, h, err)
+		}
+	}
 	return host, first
 }
 
-func (r *Run) awaitSession(ctx context.Context, in inventory.Instance, at transport.Endpoint, wait time.Duration) error {
+// awaitSession is awaitSessions for one server. It also returns when the run is
+// told to stop.
+func (r *Run) awaitSession(ctx context.Context, stop <-chan struct{}, in inventory.Instance, at transport.Endpoint, wait time.Duration) error {
 	conn, err := r.conn(ctx, in.Host)
 	if err != nil {
 		return nil //nolint:nilerr // its steps will say so
@@ -127,7 +148,7 @@ func (r *Run) awaitSession(ctx context.Context, in inventory.Instance, at transp
 			return fmt.Errorf("whether a transaction of an earlier run is open is not known: %w", because(ctx, err))
 		}
 		if !time.Now().Before(deadline) {
-			return fmt.Errorf("a transaction of an earlier run is still open (pid %d, %s): wait with --lock-wait 10m, or end it with SELECT pg_terminate_backend(%d)", pid, who, pid)
+			return &openError{fmt.Sprintf("a transaction of an earlier run is still open (pid %d, %s): wait with --lock-wait 10m, or end it with SELECT pg_terminate_backend(%d)", pid, who, pid)}
 		}
 		if !told {
 			told = true
@@ -135,6 +156,8 @@ func (r *Run) awaitSession(ctx context.Context, in inventory.Instance, at transp
 		}
 		select {
 		case <-time.After(replayEvery):
+		case <-stop:
+			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}

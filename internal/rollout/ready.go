@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,38 +23,6 @@ const (
 	longTransaction        = 5 * time.Second
 	readyEvery             = 200 * time.Millisecond
 )
-
-// Peers are the other members of an instance's replication cluster that are part
-// of the run.
-type peers struct {
-	cluster  string
-	primary  *inventory.Instance // nil if there is none, or the instance is it
-	standbys []inventory.Instance
-	// downFor says how long the member that restarted last was down; "" before.
-	downFor string
-}
-
-func (a *rolling) peersOf(i int) peers {
-	c := a.of[i]
-	if c < 0 {
-		return peers{}
-	}
-	p := peers{cluster: a.clusters[c].Name}
-	for _, j := range a.clusters[c].Members {
-		k := a.known[j]
-		switch {
-		case j == i || k.State == nil:
-		case j == a.clusters[c].Primary:
-			p.primary = &a.known[j].Instance
-		default: // also one that does not answer, and may be one
-			p.standbys = append(p.standbys, k.Instance)
-		}
-	}
-	a.mu.Lock()
-	p.downFor = a.downFor[c]
-	a.mu.Unlock()
-	return p
-}
 
 // gateTimeout is how long the members of a cluster get to be well again.
 func (r *Run) gateTimeout() time.Duration {
@@ -79,17 +48,30 @@ func (r *Run) maxLag() int64 {
 
 // ready waits until the server may restart: the other standbys of its cluster
 // stream and are not far behind, so that never two members are missing; a commit
-// on the primary would not wait for this one alone; no backup runs, and nobody
-// has had a transaction open for long. The error says what is in the way, after
-// the limits that [rollout] sets; nothing was changed then.
+// on the primary would not wait for this one alone; a standby will not have less of
+// a parameter than its primary; no backup runs, and nobody has had a transaction
+// open for long. The error says what is in the way, after the limits that [rollout]
+// sets; nothing was changed then.
 func (x *executor) ready(ctx context.Context) error {
+	if err := x.peers.allAsked(); err != nil {
+		return err
+	}
+	if x.peers.unchecked != "" {
+		x.phase("not checked: " + x.peers.unchecked)
+	}
 	if err := x.wait(ctx, x.run.gateTimeout(), "waiting for its cluster", x.clusterProblem); err != nil {
 		return err
 	}
-	if x.peers.primary != nil {
-		if err := x.commitsGoOn(ctx, *x.peers.primary); err != nil {
+	for _, p := range x.peers.primaries {
+		if x.peers.cascades {
+			break // no commit waits for a standby of a standby
+		}
+		if err := x.commitsGoOn(ctx, p); err != nil {
 			return err
 		}
+	}
+	if err := x.enough(ctx); err != nil {
+		return err
 	}
 	limit := x.run.transactionWait()
 	if limit == 0 {
@@ -99,7 +81,8 @@ func (x *executor) ready(ctx context.Context) error {
 }
 
 // wait asks again and again what is in the way, until nothing is or the time is
-// up. What is in the way is said as the step's phase.
+// up, or the run is told to stop: nothing was changed yet. What is in the way is
+// said as the step's phase.
 func (x *executor) wait(ctx context.Context, limit time.Duration, phase string, problem func(context.Context) (string, error)) error {
 	deadline := time.Now().Add(limit)
 	said := ""
@@ -120,24 +103,25 @@ func (x *executor) wait(ctx context.Context, limit time.Duration, phase string, 
 		}
 		select {
 		case <-time.After(readyEvery):
+		case <-x.stop:
+			return errStoppedWaiting
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
+// errStoppedWaiting is why a step did nothing that was told to stop while it waited.
+var errStoppedWaiting = errors.New("stopped while it waited to restart, and nothing was changed; apply again to go on")
+
 // clusterProblem says which standby does not follow closely; "" if all do.
 func (x *executor) clusterProblem(ctx context.Context) (string, error) {
 	if len(x.peers.standbys) == 0 {
 		return "", nil
 	}
-	primary := x.instance
-	if x.peers.primary != nil {
-		primary = *x.peers.primary
-	}
-	lsn, err := x.flushed(ctx, primary)
+	lsn, err := x.written(ctx)
 	if err != nil {
-		return fmt.Sprintf("the primary %s cannot be asked how far it has written: %v", primary.ID(), err), nil
+		return err.Error(), nil
 	}
 	for _, s := range x.peers.standbys {
 		f, err := x.following(ctx, s, lsn)
@@ -148,6 +132,8 @@ func (x *executor) clusterProblem(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("%s was a standby, and is a primary now: plan again", s.ID())
 		case f.status != "streaming":
 			return fmt.Sprintf("the standby %s of its cluster does not stream; pg_stat_wal_receiver there says %s", s.ID(), orSay(f.status, "nothing")), nil
+		case f.paused && slices.ContainsFunc(x.peers.below, func(b inventory.Instance) bool { return b.ID() == s.ID() }):
+			return fmt.Sprintf("replay of the standby %s is paused, and then it does not stream again after a restart of %s: SELECT pg_wal_replay_resume() there goes on", s.ID(), x.instance.ID()), nil
 		case f.lag > x.run.maxLag():
 			return fmt.Sprintf("the standby %s of its cluster is %s behind, and max_lag is %s", s.ID(), kilobytes(f.lag), inventory.Size(x.run.maxLag())), nil
 		}
@@ -157,18 +143,25 @@ func (x *executor) clusterProblem(ctx context.Context) (string, error) {
 
 func kilobytes(bytes int64) string { return inventory.Size(bytes >> 10 << 10).String() }
 
+// ReceivedLSN is how far a standby has the write-ahead log. After it has started,
+// pg_last_wal_receive_lsn() is the begin of a segment until the primary writes
+// again: the WAL receiver counts from what was replayed (walreceiver.c).
+const receivedLSN = `coalesce(greatest(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn()), '0/0')`
+
 // A following is how a standby follows its primary.
 type following struct {
 	standby bool
 	status  string // of pg_stat_wal_receiver; "" where it has no row
 	lag     int64  // bytes that it has not received
+	paused  bool   // replay is
 }
 
 func (x *executor) following(ctx context.Context, standby inventory.Instance, lsn string) (following, error) {
 	var f following
 	err := x.query(ctx, standby, `SELECT pg_catalog.pg_is_in_recovery(), coalesce((SELECT status FROM pg_catalog.pg_stat_wal_receiver), ''),
 		CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_wal_lsn_diff(`+postgres.QuoteLiteral(lsn)+`::pg_catalog.pg_lsn,
-			coalesce(pg_catalog.pg_last_wal_receive_lsn(), pg_catalog.pg_last_wal_replay_lsn(), '0/0'))::pg_catalog.int8 ELSE 0 END`, &f.standby, &f.status, &f.lag)
+			`+receivedLSN+`)::pg_catalog.int8 ELSE 0 END,
+		CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_is_wal_replay_paused() ELSE false END`, &f.standby, &f.status, &f.lag, &f.paused)
 	return f, err
 }
 
@@ -236,7 +229,10 @@ func (x *executor) busy(ctx context.Context) (string, error) {
 		(SELECT 'a base backup is running (pid ' || pid || ', ' || phase || ')' FROM pg_catalog.pg_stat_progress_basebackup LIMIT 1),
 		CASE WHEN `+exclusive+` THEN 'a backup has been started by pg_start_backup()' END,
 		(SELECT pg_catalog.format('%s is running (pid %s, database %s, for %s s)', application_name, pid, datname, extract(epoch FROM pg_catalog.clock_timestamp() - backend_start)::pg_catalog.int8)
-			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND application_name ~ '^(pg_dump|pg_dumpall|pgbackrest|barman|wal-g)' ORDER BY backend_start LIMIT 1),
+			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND application_name ~* '`+backups+`' ORDER BY backend_start LIMIT 1),
+		(SELECT pg_catalog.format('%s has started a backup (pid %s, %s)', usename, pid, coalesce(nullif(application_name, ''), 'no application_name'))
+			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> 'pgfleet'
+			AND query ~* '`+startsBackup+`' AND query !~* '`+endsBackup+`' LIMIT 1),
 		(SELECT pg_catalog.format('%s has a transaction open for %s s (pid %s, database %s, %s, %s): end it, or let transaction_wait be longer',
 				usename, extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)::pg_catalog.int8, pid, datname, coalesce(nullif(application_name, ''), 'no application_name'), state)
 			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid() AND application_name <> 'pgfleet'
@@ -244,30 +240,59 @@ func (x *executor) busy(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("what a restart would cut off is not known: %w", err)
 	}
+	if why == "" {
+		return x.walG(ctx)
+	}
 	return why, nil
 }
 
+// What sessions of backups are called, in any case: pg_dump and pg_dumpall, "pgBackRest
+// [backup]", "barman" and "barman_cloud_backup". The base backups of Barman and others
+// are in pg_stat_progress_basebackup.
+const backups = "^(pg_dump|pgbackrest|barman)"
+
+// A session that has started a backup, and whose last statement was that, is what
+// the backup ends with (manual, 25.3.3 Making a Base Backup Using the Low Level API).
+const (
+	startsBackup = `pg_(backup_start|start_backup)\s*\(`
+	endsBackup   = `pg_(backup_stop|stop_backup)\s*\(`
+)
+
+// walG says whether WAL-G makes a backup of a server of the host. Its session has
+// no application_name and asks for other things meanwhile; but it runs where the
+// server does, so its process can be seen.
+func (x *executor) walG(ctx context.Context) (string, error) {
+	out, err := x.conn.Run(ctx, transport.Command{Script: "grep -azlx '[b]ackup-push' /proc/[0-9]*/cmdline 2>/dev/null | head -n 1", User: "postgres", Unfenced: true})
+	if err != nil {
+		return "", fmt.Errorf("what a restart would cut off is not known: %w", err)
+	}
+	pid := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(string(out.Stdout)), "/proc/"), "/cmdline")
+	if pid == "" {
+		return "", nil
+	}
+	return fmt.Sprintf("WAL-G makes a backup on this host (backup-push, process %s)", pid), nil
+}
+
 // streams waits, after a restart, until the cluster is whole again: a standby
-// streams, and a primary's standbys do.
+// streams, and those do that stream from the server.
 func (x *executor) streams(ctx context.Context, wasStreaming bool) error {
-	standbys := x.peers.standbys
-	if x.peers.primary != nil {
-		standbys = nil
-		if wasStreaming {
-			standbys = []inventory.Instance{x.instance}
-		}
+	standbys := x.peers.below
+	if wasStreaming {
+		standbys = append([]inventory.Instance{x.instance}, standbys...)
 	}
 	if len(standbys) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, x.run.gateTimeout(), errors.New("time is up"))
 	defer cancel()
-	why := ""
+	why, said := "", ""
 	for {
 		why = ""
 		for _, s := range standbys {
 			f, err := x.following(ctx, s, "0/0")
 			switch {
+			case err != nil && ctx.Err() != nil:
+				why = orSay(said, "it is not known whether "+string(s.ID())+" streams")
 			case gone(err):
 				return fmt.Errorf("it restarted, and whether %s streams is not known: %w", s.ID(), err)
 			case err != nil:
@@ -279,7 +304,10 @@ func (x *executor) streams(ctx context.Context, wasStreaming bool) error {
 		if why == "" {
 			return nil
 		}
-		x.phase("waiting for streaming replication: " + why)
+		if why != said {
+			said = why
+			x.phase("waiting for streaming replication: " + why)
+		}
 		select {
 		case <-time.After(readyEvery):
 			continue
@@ -294,9 +322,6 @@ func (x *executor) streams(ctx context.Context, wasStreaming bool) error {
 
 // streaming reports whether the instance is a standby that streams.
 func (x *executor) streaming(ctx context.Context) bool {
-	if x.peers.primary == nil {
-		return false
-	}
 	f, err := x.following(ctx, x.instance, "0/0")
-	return err == nil && f.status == "streaming"
+	return err == nil && f.standby && f.status == "streaming"
 }

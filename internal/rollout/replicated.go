@@ -65,13 +65,15 @@ func (w *instanceRun) finish(ctx context.Context, from primary) {
 	}
 	x := w.executor(first)
 	if from.well() {
-		if err := x.replayed(ctx, from.known.Instance); err != nil {
+		wait := func() error { return x.replayed(ctx, from.known.Instance) }
+		if err := x.again(ctx, wait(), wait); err != nil {
 			w.failed(ctx, first, err)
 			return
 		}
 	}
 	x.phase("verifying")
 	missing, err := x.notReplicated(ctx, w.comingTasks())
+	w.conn = x.conn
 	if _, unplanned := errors.AsType[inventory.Error](err); unplanned && !from.well() {
 		w.missed(ctx, first, from, nil) // a task that needs what is missing cannot be planned
 		return
@@ -226,12 +228,17 @@ type replay struct {
 // nothing to wait for.
 func askReplay(ctx context.Context, conn *pgx.Conn, lsn string) (replay, error) {
 	var r replay
-	err := conn.QueryRow(ctx, `SELECT coalesce(pg_catalog.pg_last_wal_replay_lsn() OPERATOR(pg_catalog.>=) `+postgres.QuoteLiteral(lsn)+`::pg_catalog.pg_lsn, false)
+	err := conn.QueryRow(ctx, replayQuery(lsn), pgx.QueryExecModeSimpleProtocol).Scan(&r.done, &r.lsn, &r.paused, &r.delay)
+	return r, err
+}
+
+// replayQuery asks for the fields of a replay.
+func replayQuery(lsn string) string {
+	return `SELECT coalesce(pg_catalog.pg_last_wal_replay_lsn() OPERATOR(pg_catalog.>=) ` + postgres.QuoteLiteral(lsn) + `::pg_catalog.pg_lsn, false)
 		OR NOT pg_catalog.pg_is_in_recovery(),
 		coalesce(pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text, 'the start'),
 		CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_is_wal_replay_paused() ELSE false END,
-		pg_catalog.current_setting('recovery_min_apply_delay')`, pgx.QueryExecModeSimpleProtocol).Scan(&r.done, &r.lsn, &r.paused, &r.delay)
-	return r, err
+		pg_catalog.current_setting('recovery_min_apply_delay')`
 }
 
 func (r replay) tooLate(ctx context.Context, lsn string, from inventory.InstanceID) error {

@@ -20,14 +20,16 @@ import (
 // after the other. When stop is closed no new step starts; the steps that run are
 // finished or put back. When ctx ends, everything stops at once. The leases of all
 // hosts that are to be changed are taken before the first change, and given back
-// at the end.
+// at the end. Instances that are beside the run come last in known; they are only
+// looked at, and have no results.
 //
 // The results are in the order of known. The error says why the rollout ended
 // before its last wave, or that what the last one left is not well; what failed
 // on single instances is in their results alone.
 func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) ([]Result, error) {
-	r.RefuseLockouts(known)
-	giveBack, refused := r.takeLeases(ctx, stop, known, r.Locking.Wait)
+	mine := ofRun(known)
+	r.RefuseLockouts(mine)
+	giveBack, refused := r.takeLeases(ctx, stop, mine, r.Locking.Wait)
 	if refused != nil {
 		return refused, nil
 	}
@@ -58,7 +60,7 @@ func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) ([
 	if errors.Is(err, errStopped) {
 		err = nil // whoever stopped it knows, and every result says so
 	}
-	return a.results, err
+	return a.results[:len(mine)], err
 }
 
 // gated reports whether there is a look at the hosts after each wave.
@@ -95,10 +97,10 @@ func newRolling(r *Run, stop <-chan struct{}, known []Known) *rolling {
 	a.of = clusterOf(a.clusters, len(known))
 	limit := -1
 	if m := r.Fleet.Rollout.MaxFailures; m != nil {
-		limit = max(1, m.Of(len(hostsOf(known))))
+		limit = max(1, m.Of(len(hostsOf(ofRun(known)))))
 	}
 	a.budget = newBudget(limit)
-	for i, k := range known {
+	for i, k := range ofRun(known) {
 		if k.Err == nil {
 			continue
 		}
@@ -288,7 +290,7 @@ func (a *rolling) finishWaiting(ctx context.Context, c int) {
 	a.waiting[c] = nil
 	a.mu.Unlock()
 	var from primary
-	if c >= 0 && a.clusters[c].Primary >= 0 {
+	if c >= 0 && a.clusters[c].Primary >= 0 && !a.known[a.clusters[c].Primary].Beside {
 		p := a.clusters[c].Primary
 		a.mu.Lock()
 		from = primary{a.known[p], a.results[p]}
@@ -311,7 +313,7 @@ func (a *rolling) leaveAlone(why error) {
 	if why == nil {
 		return
 	}
-	for i, k := range a.known {
+	for i, k := range ofRun(a.known) {
 		if a.results[i].Status != "" {
 			continue
 		}

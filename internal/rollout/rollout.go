@@ -69,10 +69,19 @@ type Run struct {
 	vault  map[secrets.Ref]secrets.Secret
 }
 
+// A dialled is the way to a host.
 type dialled struct {
-	once sync.Once
+	mu   sync.Mutex
 	conn transport.Conn
-	err  error
+	err  error // why it could not be reached in the first place
+	now  *dialling
+}
+
+// A dialling is an attempt that is under way, which all who want the connection
+// wait for.
+type dialling struct {
+	ended chan struct{}
+	err   error // set before ended is closed
 }
 
 const defaultForks = 32
@@ -84,9 +93,10 @@ func (r *Run) forks() int {
 	return defaultForks
 }
 
-// Conn returns the host's connection, dialling it at the first call. A host
-// that could not be reached is not dialled again. While the run has the host's
-// lease, the connection is one that changes nothing without it.
+// Conn returns the host's connection, dialling it at the first call, and once
+// more at every call after it has ended. A host that could not be reached in the
+// first place is not dialled again. While the run has the host's lease, the
+// connection is one that changes nothing without it.
 func (r *Run) Conn(ctx context.Context, h *inventory.Host) (transport.Conn, error) {
 	conn, err := r.conn(ctx, h)
 	if err != nil {
@@ -107,37 +117,85 @@ func (r *Run) conn(ctx context.Context, h *inventory.Host) (transport.Conn, erro
 		r.conns[h.Name] = d
 	}
 	r.mu.Unlock()
-	d.once.Do(func() { d.conn, d.err = r.Connector.Dial(ctx, h) })
-	return d.conn, d.err
+	for {
+		d.mu.Lock()
+		if d.err != nil || d.conn != nil && d.conn.Err() == nil {
+			defer d.mu.Unlock()
+			return d.conn, d.err
+		}
+		n := d.now
+		if n == nil {
+			n = &dialling{ended: make(chan struct{})}
+			d.now = n
+			d.mu.Unlock()
+			return r.dial(ctx, h, d, n)
+		}
+		d.mu.Unlock()
+		select {
+		case <-n.ended:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if n.err != nil && !errors.Is(n.err, context.Canceled) { // which was another's end
+			return nil, n.err
+		}
+	}
 }
 
-// redial replaces a connection that broke.
-func (r *Run) redial(ctx context.Context, h *inventory.Host) (transport.Conn, error) {
+// dial connects to a host, in the place of a connection that has ended if there
+// was one.
+func (r *Run) dial(ctx context.Context, h *inventory.Host, d *dialled, n *dialling) (transport.Conn, error) {
 	conn, err := r.Connector.Dial(ctx, h)
+	d.mu.Lock()
+	old := d.conn
+	switch {
+	case err == nil:
+		d.conn = conn
+	case old == nil:
+		d.err = err
+	}
+	n.err, d.now = err, nil
+	d.mu.Unlock()
+	close(n.ended)
 	if err != nil {
 		return nil, err
 	}
-	d := &dialled{conn: conn}
-	d.once.Do(func() {})
-	r.mu.Lock()
-	if old := r.conns[h.Name]; old != nil && old.conn != nil {
-		_ = old.conn.Close()
+	if old != nil {
+		_ = old.Close()
 	}
-	r.conns[h.Name] = d
+	return conn, nil
+}
+
+// connected returns the host's connection without a fence, and nil where there is
+// none at the moment; nobody dials.
+func (r *Run) connected(h *inventory.Host) transport.Conn {
+	r.mu.Lock()
+	d := r.conns[h.Name]
 	r.mu.Unlock()
-	return r.fenced(h, conn)
+	if d == nil {
+		return nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conn == nil || d.conn.Err() != nil {
+		return nil
+	}
+	return d.conn
 }
 
 // Close ends all connections.
 func (r *Run) Close() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, d := range r.conns {
+	conns := r.conns
+	r.conns = nil
+	r.mu.Unlock()
+	for _, d := range conns {
+		d.mu.Lock()
 		if d.conn != nil {
 			_ = d.conn.Close()
 		}
+		d.mu.Unlock()
 	}
-	r.conns = nil
 }
 
 // Resolve reads secrets, so that a store that is down stops the run before
@@ -181,6 +239,8 @@ type Known struct {
 	// Unreachable tells the first from the second.
 	Unreachable bool
 	Took        time.Duration
+	// Beside marks an instance that is not part of the run, see [Run.Beside].
+	Beside bool
 }
 
 // Survey dials the instances' hosts, asks what their tasks have to know and
@@ -188,29 +248,29 @@ type Known struct {
 // of one host is its own and never another's.
 func (r *Run) Survey(ctx context.Context, instances []inventory.Instance, bound map[inventory.InstanceID][]*tasks.Bound) []Known {
 	known := make([]Known, len(instances))
-	byHost := map[string][]int{}
-	var hosts []string
 	for i, in := range instances {
 		known[i].Instance = in
-		if byHost[in.Host.Name] == nil {
-			hosts = append(hosts, in.Host.Name)
-		}
-		byHost[in.Host.Name] = append(byHost[in.Host.Name], i)
+	}
+	r.eachHost(known, func(mine []*Known) { r.surveyHost(ctx, mine, bound) })
+	return known
+}
+
+// eachHost calls do for each host, with all of its instances, on several at once.
+func (r *Run) eachHost(known []Known, do func([]*Known)) {
+	byHost := map[string][]*Known{}
+	for i := range known {
+		name := known[i].Instance.Host.Name
+		byHost[name] = append(byHost[name], &known[i])
 	}
 	var group errgroup.Group
 	group.SetLimit(r.forks())
-	for _, host := range hosts {
+	for _, host := range hostsOf(known) {
 		group.Go(func() error {
-			mine := make([]*Known, 0, len(byHost[host]))
-			for _, i := range byHost[host] {
-				mine = append(mine, &known[i])
-			}
-			r.surveyHost(ctx, mine, bound)
+			do(byHost[host])
 			return nil
 		})
 	}
 	_ = group.Wait()
-	return known
 }
 
 // surveyHost asks one host about all of its instances together.

@@ -42,6 +42,9 @@ type rotation struct {
 // password in place and its publication, the old verifier comes back: the store
 // still gives the old password to everybody.
 func (x *executor) rotate(ctx context.Context, a tasks.Action) error {
+	if _, proof := a.(tasks.ProvePassword); !proof {
+		x.begun = true
+	}
 	err := x.rotateOne(ctx, a)
 	if err == nil || x.rotation.altered.IsZero() {
 		return err

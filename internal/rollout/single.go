@@ -16,6 +16,10 @@ import (
 
 // single carries out a change that stands alone.
 func (x *executor) single(ctx context.Context, c tasks.Change) error {
+	switch c.Action.(type) {
+	case tasks.SetPackages, tasks.SetUnit, tasks.RemoveStaging, tasks.DaemonReload:
+		x.begun = true
+	}
 	switch a := c.Action.(type) {
 	case tasks.SetPackages:
 		return x.setPackages(ctx, a)
@@ -146,6 +150,7 @@ func (x *executor) runCommand(ctx context.Context, a tasks.RunCommand) error {
 	if due, err := x.stillDue(ctx, a); err != nil || !due {
 		return because(ctx, err)
 	}
+	x.begun = true
 	if a.Here {
 		if err := x.must(ctx, transport.Command{Script: ":"}); err != nil { // behind the fence
 			return because(ctx, err)
@@ -234,6 +239,7 @@ func (x *executor) runScript(ctx context.Context, a tasks.RunScript) error {
 	}
 	script := "PGOPTIONS=" + transport.Quote(strings.Join(options, " ")) + " " + fmt.Sprintf("PGAPPNAME=pgfleet LC_ALL=C exec psql -X -q -w -v ON_ERROR_STOP=1 %s -h %s -p %d -d %s -f - >/dev/null",
 		single, transport.Quote(a.SocketDir), a.Port, transport.Quote(a.Database))
+	x.begun = true
 	out, err := x.conn.Run(ctx, transport.Command{Script: script, User: "postgres", Stdin: sql.Expose(), MaxOutput: 64 << 10})
 	if err != nil {
 		return because(ctx, err)

@@ -98,6 +98,7 @@ func (x *executor) replanned(ctx context.Context) error {
 	if err := x.planned(out.Changes); err != nil {
 		return err
 	}
+	x.begun = true // from here on it is on record what is done
 	ran := false
 	for _, part := range partsOf(out.Changes) {
 		if _, ok := part[0].Action.(tasks.Execute); ok {
@@ -126,9 +127,12 @@ func (x *executor) replanned(ctx context.Context) error {
 // decide nothing about what the catalogs hold.
 func (x *executor) replan(ctx context.Context, list []*tasks.Bound) (map[*tasks.Bound]tasks.Outcome, error) {
 	k := &Known{Instance: x.instance}
-	err := x.run.ask(ctx, x.conn, []*Known{k}, func(k *Known) []facts.Read {
-		return append([]facts.Read{facts.OS{}, tasks.ServerRead(k.Instance)}, readsOf(k, list)...)
-	})
+	ask := func() error {
+		return x.run.ask(ctx, x.conn, []*Known{k}, func(k *Known) []facts.Read {
+			return append([]facts.Read{facts.OS{}, tasks.ServerRead(k.Instance)}, readsOf(k, list)...)
+		})
+	}
+	err := x.again(ctx, ask(), ask)
 	if err != nil {
 		return nil, err
 	}

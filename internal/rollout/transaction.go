@@ -39,6 +39,7 @@ func (x *executor) transact(ctx context.Context, changes []tasks.Change) error {
 		// Our own sessions in a template would keep CREATE DATABASE waiting.
 		x.conn.Refresh()
 	}
+	x.begun = true
 	conn, err := x.conn.Postgres(ctx, transport.Endpoint{SocketDir: first.SocketDir, Port: first.Port, Database: first.Database})
 	if err != nil {
 		return err

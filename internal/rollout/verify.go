@@ -17,6 +17,22 @@ import (
 	"github.com/pgfleet/pgfleet/transport"
 )
 
+// proven makes the proofs that come right after the step as long as it can be put
+// back, so that a server which fails its checks is not left with what made it fail.
+func (x *executor) proven(ctx context.Context) error {
+	for _, s := range x.proofs {
+		x.phase("checking: " + s.Title())
+		proof := *x
+		proof.step = s
+		for _, c := range s.Changes {
+			if err := proof.single(ctx, c); err != nil {
+				return &tasks.TaskError{Task: s.Title(), Err: err}
+			}
+		}
+	}
+	return nil
+}
+
 // login proves that a role can log in, as an application would: over TCP from
 // where it is told to come from, with TLS and the server's certificate verified
 // in full.

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,7 +24,8 @@ type Wave struct {
 // are in one wave, and no member of a replication cluster comes in a later wave
 // than one that has to wait for it. Hosts on which nothing is to be done but to
 // check, or to wait for what comes by replication, are in the last wave, and do
-// not count. The error says why no such order exists.
+// not count; instances beside the run are in none. The error says why no such order
+// exists.
 func Waves(known []Known, r inventory.Rollout) ([]Wave, error) {
 	hosts, err := hostOrder(known, r)
 	if err != nil {
@@ -51,6 +53,9 @@ func Waves(known []Known, r inventory.Rollout) ([]Wave, error) {
 		waves = []Wave{{}}
 	}
 	for i := range known {
+		if known[i].Beside {
+			continue
+		}
 		host := known[i].Instance.Host.Name
 		at := slices.IndexFunc(waves, func(w Wave) bool { return slices.Contains(w.Hosts, host) })
 		if at < 0 {
@@ -79,7 +84,7 @@ func meant(known []Known, host string, selectors []inventory.Selector) bool {
 			}
 			return k.State.Role(), true
 		}
-		return k.Instance.Host.Name == host && slices.ContainsFunc(selectors, func(s inventory.Selector) bool { return s.Match(k.Instance, role) == inventory.Yes })
+		return !k.Beside && k.Instance.Host.Name == host && slices.ContainsFunc(selectors, func(s inventory.Selector) bool { return s.Match(k.Instance, role) == inventory.Yes })
 	})
 }
 
@@ -96,7 +101,7 @@ func (k Known) Due() bool {
 // lostCanary says that a host which is to be the canary cannot be; nil if all can.
 func lostCanary(known []Known, c inventory.Canary) error {
 	for _, k := range known {
-		if k.Err != nil && meant(known, k.Instance.Host.Name, c.Hosts) {
+		if k.Err != nil && !k.Beside && meant(known, k.Instance.Host.Name, c.Hosts) {
 			return fmt.Errorf("%s is the canary and could not be asked, or is refused, so nothing was touched; mend that, or name another one", k.Instance.ID())
 		}
 	}
@@ -144,37 +149,39 @@ func hostOrder(known []Known, r inventory.Rollout) ([]string, error) {
 	return order, nil
 }
 
-// predecessors returns, for each host, those that are worked on before it.
+// predecessors returns, for each host, those that are worked on before it: a
+// standby before its primary, one that streams from another standby before that
+// one, and a server that does not answer before all others of its cluster.
 func predecessors(known []Known) (map[string][]string, error) {
 	after := map[string][]string{}
 	for _, c := range Clusters(known) {
-		for _, i := range c.Members {
-			for _, j := range c.Members {
-				if a, b := known[i].Instance.Host.Name, known[j].Instance.Host.Name; a != b && rank(known[i]) > downRank && rank(known[j]) == downRank {
-					after[a] = append(after[a], b)
-				}
-			}
-		}
 		first, err := c.PrimaryFirst(known)
 		if err != nil {
 			return nil, fmt.Errorf("cluster %s: %w", c.Name, err)
 		}
-		if c.Primary < 0 {
-			continue
-		}
-		primary := known[c.Primary].Instance.Host.Name
 		for _, i := range c.Members {
-			standby := known[i].Instance.Host.Name
-			switch {
-			case standby == primary, rank(known[i]) == downRank, rank(known[c.Primary]) == downRank:
-			case first:
-				after[standby] = append(after[standby], primary)
-			default:
-				after[primary] = append(after[primary], standby)
+			for _, j := range c.Members {
+				a, b := known[i].Instance.Host.Name, known[j].Instance.Host.Name
+				if a != b && !known[i].Beside && !known[j].Beside && c.before(known, j, i, first) {
+					after[a] = append(after[a], b)
+				}
 			}
 		}
 	}
 	return after, nil
+}
+
+// before reports whether member i is worked on before member j.
+func (c Cluster) before(known []Known, i, j int, primaryFirst bool) bool {
+	a, b := rank(known[i]), rank(known[j])
+	switch {
+	case a == downRank || b == downRank:
+		return a < b
+	case a != b:
+		return a < b != primaryFirst
+	default:
+		return c.under(i, j)
+	}
 }
 
 // lines puts those instances of a wave that must not be worked on at the same
@@ -197,13 +204,19 @@ func lines(known []Known, wave Wave, clusters []Cluster) [][]int {
 		}
 		return rank(known[i])
 	}
+	depth := func(i int) int {
+		if of[i] < 0 {
+			return 0
+		}
+		return clusters[of[i]].depth(i)
+	}
 	var all [][]int
 	for _, members := range g.lists() {
 		members = slices.DeleteFunc(members, func(i int) bool { return !slices.Contains(wave.Members, i) })
 		if len(members) == 0 {
 			continue
 		}
-		slices.SortStableFunc(members, func(a, b int) int { return place(a) - place(b) })
+		slices.SortStableFunc(members, func(a, b int) int { return cmp.Or(place(a)-place(b), depth(b)-depth(a)) })
 		all = append(all, members)
 	}
 	return all

@@ -154,6 +154,7 @@ func (c change) cut(t *testing.T, host string, silent bool) {
 	}
 	decided(t, host, 25*time.Second)
 	alone := time.Since(at)
+	p.Cut() // what is stuck would otherwise stay so, and keep its session
 	p.Mend()
 	resumes, done := c.finishes(t, b, host, before)
 	t.Logf("PROOF: PostgreSQL %d, network cut in the middle of %s: pgfleet gave up after %v, after %v the host was %s, and resume finished (%d)\n", fleet.Lab.Host(host).Postgres, c.name,
@@ -223,6 +224,7 @@ func cutAnywhere(t *testing.T, host string) {
 		decided(t, host, 30*time.Second)
 		clientLogsIn(t, host)
 		between := configuration(whole(t, host))
+		p.Cut()
 		p.Mend()
 		if len(b.runs()) > 0 {
 			b.resumed()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,8 +18,44 @@ import (
 type started struct {
 	t     *testing.T
 	cmd   *exec.Cmd
-	out   bytes.Buffer
+	out   output
 	ended chan struct{}
+}
+
+// An output is what a run that goes on has printed so far.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// says waits until the run has printed some words.
+func (s *started) says(words string) {
+	s.t.Helper()
+	for range 600 {
+		if strings.Contains(s.out.String(), words) {
+			return
+		}
+		select {
+		case <-s.ended:
+			if !strings.Contains(s.out.String(), words) {
+				s.t.Fatalf("it ended without saying %q:\n%s", words, s.out.String())
+			}
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	s.t.Fatalf("it did not say %q:\n%s", words, s.out.String())
 }
 
 // start starts pgfleet, which is killed at the end of the test.

@@ -72,6 +72,13 @@ func TestLabRestartWaits(t *testing.T) {
 			t.Errorf("the backup is not named:\n%s", s.All())
 		}
 		look(t, "c2", "pkill -x pg_basebackup; sleep 0.5; rm -rf /var/lib/postgresql/copy")
+		// A dump that nobody takes off its hands.
+		look(t, "c1", "cd /; runuser -u postgres -- psql -Xqd bench -c \"CREATE TABLE dumped AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)\"; nohup setsid sh -c 'runuser -u postgres -- pg_dump bench | sleep 90' >/dev/null 2>&1 & echo $! >/run/dump; sleep 1")
+		s = b.Want(1, "apply", "--yes", "-l", "c1,c2,c3")
+		if !strings.Contains(s.All(), "after 1s pg_dump is running (pid ") || !strings.Contains(s.All(), "database bench") {
+			t.Errorf("the dump is not named:\n%s", s.All())
+		}
+		look(t, "c1", "kill -- -$(cat /run/dump); sleep 0.5; cd /; runuser -u postgres -- psql -Xqd bench -c 'DROP TABLE dumped'")
 		b.Want(0, "apply", "--yes", "-l", "c1,c2,c3")
 	})
 
