@@ -162,6 +162,7 @@ func (r rotating) survey(ctx context.Context, s *session, wanted []inventory.Ins
 	if len(wanted) == 0 && !r.due {
 		return nil, nil, &inputError{errors.New("no rotation is for the instances that --limit means")}
 	}
+	s.run.StillHolds = func(ctx context.Context, in inventory.Instance) error { return s.stillHolds(ctx, bound[in.ID()]) }
 	s.run.OneByOne, s.run.Stores, s.run.Redactor = true, s.secrets, s.app.ui.redactor
 	known := s.survey(ctx, wanted, bound)
 	if ctx.Err() != nil {
@@ -211,6 +212,22 @@ func (s *session) holdSecrets(ctx context.Context, bound map[inventory.InstanceI
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// stillHolds reports whether the stores hold what the rotations were planned with: by
+// the time that the lease is ours somebody else may have rotated.
+func (s *session) stillHolds(ctx context.Context, bound []*tasks.Bound) error {
+	for _, b := range bound {
+		t := b.Task.(*tasks.Rotation)
+		h, err := s.heldOf(ctx, t.Ref(), true)
+		if err != nil {
+			return fmt.Errorf("the secret could not be read again, so nothing was done: %w", err)
+		}
+		if !t.Holds(h) {
+			return fmt.Errorf("somebody else has changed the versions of %s since this was planned, so nothing was done; pgfleet rotate looks again", t.Ref())
+		}
+	}
+	return nil
 }
 
 // heldOf reads the versions of a secret that a rotation is about.

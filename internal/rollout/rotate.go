@@ -100,8 +100,11 @@ func (x *executor) putPassword(ctx context.Context, a tasks.PutPassword) error {
 		c.Set["username"] = secrets.NewString(a.User)
 	}
 	id, err := store.Put(ctx, a.Secret.Path, c)
-	if err != nil {
-		return err
+	switch {
+	case errors.Is(err, secrets.ErrPending), errors.Is(err, secrets.ErrConflict):
+		return fmt.Errorf("%w; nothing was given to the server; pgfleet rotate looks again", err)
+	case err != nil:
+		return fmt.Errorf("%w; nothing was given to the server, and the password that is in use stays; pgfleet rotate goes on once the store can be written to", err)
 	}
 	// What the store has is what counts, from here on.
 	entry, err := store.Get(ctx, a.Secret.Path, id)
@@ -306,15 +309,6 @@ const settleTime = 30 * time.Second
 // promote publishes the new password. When the store does not say whether it has
 // done it, it is asked what is current until it answers.
 func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
-	if err := x.stillOurs(ctx); err != nil {
-		return err
-	}
-	if a.Owed != "" {
-		script := "mkdir -p /var/lib/pgfleet && : > " + transport.Quote(a.Owed) + " && sync -- " + transport.Quote(a.Owed)
-		if err := x.must(ctx, transport.Command{Script: script, User: "root"}); err != nil {
-			return err
-		}
-	}
 	store, err := x.run.Stores.WritableStore(a.Secret.Store)
 	if err != nil {
 		return err
@@ -322,6 +316,18 @@ func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
 	id := a.Secret.Version
 	if id == "pending" {
 		id = x.rotation.version
+	}
+	switch now, err := store.Get(ctx, a.Secret.Path, string(secrets.Current)); {
+	case errors.Is(err, secrets.ErrNotFound) && a.IfCurrent == secrets.NoVersion:
+	case err != nil:
+		return fmt.Errorf("%w; nothing was published", err)
+	case now.ID != a.IfCurrent && now.ID != id:
+		return fmt.Errorf("the secret %s: %w: version %s is current, and %s was when the rotation was planned; nothing was published; pgfleet rotate looks again",
+			a.Secret.At(id), secrets.ErrConflict, now.ID, a.IfCurrent)
+	}
+	// Last of all, so that as little as can be is between this and the publication.
+	if err := x.note(ctx, a.Owed); err != nil {
+		return err
 	}
 	err = store.Promote(ctx, a.Secret.Path, id)
 	if err != nil {
@@ -336,6 +342,19 @@ func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
 		r.altered = time.Time{} // from here on there is nothing to put back
 	}
 	return nil
+}
+
+// note leaves files on the host that say what is still to be done, and makes sure
+// that the lease is this run's.
+func (x *executor) note(ctx context.Context, files []string) error {
+	if len(files) == 0 {
+		return x.stillOurs(ctx)
+	}
+	script := "mkdir -p /var/lib/pgfleet"
+	for _, f := range files {
+		script += " && : > " + transport.Quote(f) + " && sync -- " + transport.Quote(f)
+	}
+	return x.must(ctx, transport.Command{Script: script + " && sync -- /var/lib/pgfleet", User: "root"})
 }
 
 // settled finds out whether a version is current though the store failed to make it
@@ -385,14 +404,17 @@ func (x *executor) retire(ctx context.Context, a tasks.Retire) error {
 		case err != nil:
 			return fmt.Errorf("whether %s still has sessions is not known, so it keeps its old password: %w", a.Role, err)
 		case who == "":
-			return x.takePassword(ctx, a)
+			if err := x.takePassword(ctx, a); err != nil {
+				return err
+			}
+			return x.retired(ctx, a)
 		case a.EndSessions:
 			if err := x.endSessions(ctx, members, a.Role); err != nil {
 				return err
 			}
 		case !time.Now().Before(deadline):
 			x.noted(fmt.Sprintf("%s keeps its old password, because it still has sessions: %s; pgfleet rotate --end-sessions ends them", a.Role, who))
-			return nil
+			return x.retired(ctx, a)
 		}
 		if err := x.sleep(ctx, readyEvery, "waiting for sessions of "+a.Role+" to end: "+who); err != nil {
 			return keeps(err)
@@ -400,7 +422,26 @@ func (x *executor) retire(ctx context.Context, a tasks.Retire) error {
 	}
 }
 
+// retired notes that nothing more is to be done about the old role.
+func (x *executor) retired(ctx context.Context, a tasks.Retire) error {
+	return x.must(ctx, transport.Command{Script: "rm -f -- " + transport.Quote(a.Owed), User: "root"})
+}
+
+// takePassword takes the role's password, unless the store says that it is in use
+// again: somebody may have gone back by hand while its sessions were waited for.
 func (x *executor) takePassword(ctx context.Context, a tasks.Retire) error {
+	store, err := x.run.Stores.WritableStore(a.Secret.Store)
+	if err != nil {
+		return err
+	}
+	entry, err := store.Get(ctx, a.Secret.Path, string(secrets.Current))
+	if err != nil {
+		return fmt.Errorf("whether %s is in use again is not known, so it keeps its old password; pgfleet rotate takes it: %w", a.Role, err)
+	}
+	if entry.Keys[tasks.UsernameKey].Equal(secrets.NewString(a.Role)) {
+		x.noted(fmt.Sprintf("%s keeps its password: version %s of the secret, which is current now, says that it is in use", a.Role, entry.ID))
+		return nil
+	}
 	conn, err := x.session(ctx, a.Server)
 	if err != nil {
 		return err
