@@ -221,7 +221,7 @@ func (s *session) stillHolds(ctx context.Context, bound []*tasks.Bound) error {
 		t := b.Task.(*tasks.Rotation)
 		h, err := s.heldOf(ctx, t.Ref(), true)
 		if err != nil {
-			return fmt.Errorf("the secret could not be read again, so nothing was done: %w", err)
+			return fmt.Errorf("the secret could not be read again, so nothing was done: %w; pgfleet rotate again once it can", err)
 		}
 		if !t.Holds(h) {
 			return fmt.Errorf("somebody else has changed the versions of %s since this was planned, so nothing was done; pgfleet rotate looks again", t.Ref())

@@ -43,11 +43,13 @@ type rotation struct {
 // still gives the old password to everybody.
 func (x *executor) rotate(ctx context.Context, a tasks.Action) error {
 	err := x.rotateOne(ctx, a)
-	if err == nil || x.rotation.altered.IsZero() {
+	switch {
+	case err == nil, leaseLost(err), errors.Is(err, errPublished):
 		return err
-	}
-	if leaseLost(err) || errors.Is(err, errPublished) {
-		return err
+	case afterPublication(a):
+		return fmt.Errorf("%w; the new password is published, and the next pgfleet rotate does what is left", err)
+	case x.rotation.altered.IsZero():
+		return fmt.Errorf("%w; nothing was published, and the next pgfleet rotate finds out how far it came", err)
 	}
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), putBackTimeout)
 	defer cancel()
@@ -55,6 +57,15 @@ func (x *executor) rotate(ctx context.Context, a tasks.Action) error {
 		return fmt.Errorf("%w; the server has the new password, which is pending in the store, and putting the old one back failed: %v; pgfleet rotate goes on from there", err, problem)
 	}
 	return fmt.Errorf("%w; the role has its old password again, and the new one stays pending: pgfleet rotate goes on with it", err)
+}
+
+// afterPublication reports whether a step comes after the publication.
+func afterPublication(a tasks.Action) bool {
+	switch a.(type) {
+	case tasks.Told, tasks.TellUnit, tasks.TellUserlist, tasks.TellPassfile, tasks.Retire:
+		return true
+	}
+	return false
 }
 
 func (x *executor) rotateOne(ctx context.Context, a tasks.Action) error {
@@ -100,11 +111,8 @@ func (x *executor) putPassword(ctx context.Context, a tasks.PutPassword) error {
 		c.Set["username"] = secrets.NewString(a.User)
 	}
 	id, err := store.Put(ctx, a.Secret.Path, c)
-	switch {
-	case errors.Is(err, secrets.ErrPending), errors.Is(err, secrets.ErrConflict):
-		return fmt.Errorf("%w; nothing was given to the server; pgfleet rotate looks again", err)
-	case err != nil:
-		return fmt.Errorf("%w; nothing was given to the server, and the password that is in use stays; pgfleet rotate goes on once the store can be written to", err)
+	if err != nil {
+		return fmt.Errorf("%w; nothing was given to the server", err)
 	}
 	// What the store has is what counts, from here on.
 	entry, err := store.Get(ctx, a.Secret.Path, id)
@@ -320,9 +328,9 @@ func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
 	switch now, err := store.Get(ctx, a.Secret.Path, string(secrets.Current)); {
 	case errors.Is(err, secrets.ErrNotFound) && a.IfCurrent == secrets.NoVersion:
 	case err != nil:
-		return fmt.Errorf("%w; nothing was published", err)
+		return err
 	case now.ID != a.IfCurrent && now.ID != id:
-		return fmt.Errorf("the secret %s: %w: version %s is current, and %s was when the rotation was planned; nothing was published; pgfleet rotate looks again",
+		return fmt.Errorf("the secret %s: %w: version %s is current, and %s was when the rotation was planned",
 			a.Secret.At(id), secrets.ErrConflict, now.ID, a.IfCurrent)
 	}
 	// Last of all, so that as little as can be is between this and the publication.
@@ -436,7 +444,7 @@ func (x *executor) takePassword(ctx context.Context, a tasks.Retire) error {
 	}
 	entry, err := store.Get(ctx, a.Secret.Path, string(secrets.Current))
 	if err != nil {
-		return fmt.Errorf("whether %s is in use again is not known, so it keeps its old password; pgfleet rotate takes it: %w", a.Role, err)
+		return fmt.Errorf("whether %s is in use again is not known, so it keeps its old password: %w", a.Role, err)
 	}
 	if entry.Keys[tasks.UsernameKey].Equal(secrets.NewString(a.Role)) {
 		x.noted(fmt.Sprintf("%s keeps its password: version %s of the secret, which is current now, says that it is in use", a.Role, entry.ID))

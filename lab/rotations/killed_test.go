@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -331,34 +330,20 @@ func kills(role string, gaps []time.Duration, calls int, random *rand.Rand) []ki
 	return list
 }
 
-// TestLabKilledRotations kills rotations with SIGKILL, at each point of their journal
-// and in each call of each store: the current secret logs in, at once with two roles,
-// and the next rotation finishes what was begun.
-func TestLabKilledRotations(t *testing.T) {
-	random, seed := seeded(t)
-	t.Logf("PGFLEET_ROTATIONS_SEED=%d", seed)
-	var mu sync.Mutex
-	stages, tried := map[string]int{}, 0
-	t.Cleanup(func() {
-		t.Logf("PROOF: rotations were killed with SIGKILL %d times (seed %d), on four kinds of store; they were found so: %v; with two roles the current secret logged in at once, and the next rotation finished what was begun", tried, seed, stages)
-	})
-	onEveryStore(t, random, func(x *target, random *rand.Rand) {
-		for _, role := range []string{"shop", "svc"} {
-			gaps, calls := x.whole(role)
-			list := kills(role, gaps, calls, random)
-			x.t.Logf("%s on %s: %d records, %d calls; %d kills", role, x.backend.name, len(gaps), calls, len(list))
-			for _, k := range list {
-				began := time.Now()
-				stage := x.reconciled(k)
-				x.t.Logf("%s, %v: %s, in %.1fs", x.backend.name, k, stage, time.Since(began).Seconds())
-				mu.Lock()
-				stages[stage]++
-				tried++
-				mu.Unlock()
-				if x.t.Failed() {
-					return
-				}
+// kill kills rotations of both roles.
+func (x *target) kill(random *rand.Rand, seen *tally) {
+	for _, role := range []string{"shop", "svc"} {
+		gaps, calls := x.whole(role)
+		list := kills(role, gaps, calls, random)
+		x.t.Logf("%s on %s: %d records, %d calls; %d kills", role, x.backend.name, len(gaps), calls, len(list))
+		for _, k := range list {
+			began := time.Now()
+			stage := x.reconciled(k)
+			x.t.Logf("%s, %v: %s, in %.1fs", x.backend.name, k, stage, time.Since(began).Seconds())
+			seen.add(stage)
+			if x.t.Failed() {
+				return
 			}
 		}
-	})
+	}
 }
