@@ -20,8 +20,7 @@ import (
 	"github.com/pgfleet/pgfleet/internal/secrets/storetest/faults"
 )
 
-// samples is how many kills, and as many faults, are tried of each store and strategy
-// without PGFLEET_SOAK.
+// samples is how many kills are tried of each store and strategy without PGFLEET_SOAK.
 const samples = 2
 
 // seeded returns where random numbers come from, and their seed.

@@ -77,14 +77,17 @@ func TestLabRotationsSurvive(t *testing.T) {
 func failures(calls int, name string, random *rand.Rand) []fault {
 	var list []fault
 	for n := 1; n <= calls; n++ {
-		list = append(list, fault{Call: n, Kind: faults.Before}, fault{Call: n, Kind: faults.Hang})
+		list = append(list, fault{Call: n, Kind: faults.Before})
+		if name != "age" || soaks() { // whose lock is waited for longer than others for an answer
+			list = append(list, fault{Call: n, Kind: faults.Hang})
+		}
 		if name != "age" { // whose writes have no answer that could be lost
 			list = append(list, fault{Call: n, Kind: faults.After}, fault{Call: n, From: true, Kind: faults.Before}, fault{Call: n, From: true, Kind: faults.After}, fault{Call: n, Kind: faults.HangAfter})
 		}
 	}
 	random.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	if !soaks() {
-		list = list[:samples]
+		list = list[:1]
 	}
 	return list
 }
@@ -195,6 +198,9 @@ func (x *target) primaryDies() {
 	unit := fmt.Sprintf("postgresql@%d-main", fleet.Lab.Host(x.primary).Postgres)
 	start := "systemctl start " + unit + "; cd /; for i in $(seq 300); do runuser -u postgres -- pg_isready -q && exit 0; sleep 0.1; done; exit 1"
 	for i, role := range []string{"shop", "svc"} {
+		if other := x.primary == "a1" || x.primary == "d1"; !soaks() && other == (i == 0) {
+			continue // each is done on two of the four
+		}
 		p := x.begun(role, `"step done"`, ": verifier")
 		fleet.Look(x.t, x.primary, "systemctl kill -s KILL "+unit+"; for i in $(seq 100); do systemctl is-active -q "+unit+" || exit 0; sleep 0.1; done; exit 1")
 		p.signal(x.t, syscall.SIGCONT)
@@ -259,6 +265,7 @@ func (x *target) twoAtOnce() {
 			x.t.Errorf("exit code %d\n%s", codes[i], text)
 		}
 	}
+	x.t.Logf("exit codes %v", codes)
 	now, _ := x.ids("shop", secrets.Pending)
 	if made := newIDs(before, now); rotated == 0 || made > rotated {
 		x.t.Errorf("%d of two rotated, and there are %d new versions\n%s", rotated, made, strings.Join(said, "\n"))
