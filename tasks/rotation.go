@@ -104,7 +104,7 @@ func NewRotations(fleet *inventory.Fleet, instances []inventory.Instance, roles 
 			t.asked = asked
 			of = append(of, t)
 		}
-		errs = append(errs, joinMembers(raw, of)...)
+		errs = append(errs, joinMembers(of)...)
 		for _, t := range of {
 			if slices.ContainsFunc(instances, func(in inventory.Instance) bool { return in.ID() == t.on.ID() }) {
 				all[t.on.ID()] = append(all[t.on.ID()], &Bound{
@@ -157,7 +157,7 @@ func newRotation(fleet *inventory.Fleet, raw *inventory.Rotation, in inventory.I
 // joinMembers tells the members of each cluster of each other, and finds secrets
 // that several clusters share: they could not be changed together, or not without
 // a long time in which one of the two passwords is wrong somewhere.
-func joinMembers(raw *inventory.Rotation, of []*Rotation) inventory.Errors {
+func joinMembers(of []*Rotation) inventory.Errors {
 	var errs inventory.Errors
 	for i, t := range of {
 		for _, other := range of[i+1:] {

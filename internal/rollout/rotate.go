@@ -54,7 +54,7 @@ func (x *executor) rotate(ctx context.Context, a tasks.Action) error {
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), putBackTimeout)
 	defer cancel()
 	if problem := x.putPasswordBack(back); problem != nil {
-		return fmt.Errorf("%w; the server has the new password, which is pending in the store, and putting the old one back failed: %v; pgfleet rotate goes on from there", err, problem)
+		return fmt.Errorf("%w; the server has the new password, which is pending in the store, and putting the old one back failed: %w; pgfleet rotate goes on from there", err, problem)
 	}
 	return fmt.Errorf("%w; the role has its old password again, and the new one stays pending: pgfleet rotate goes on with it", err)
 }
@@ -266,7 +266,7 @@ func (x *executor) proveOne(ctx context.Context, a tasks.ProvePassword, in inven
 	deadline := time.Now().Add(login.Timeout)
 	for {
 		err := x.login(ctx, login)
-		refused := (*loginRefused)(nil)
+		refused := (*refusedError)(nil)
 		if err == nil || errors.As(err, &refused) || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
 		}
@@ -508,10 +508,10 @@ func (x *executor) endSessions(ctx context.Context, members []inventory.Instance
 	return nil
 }
 
-// loginRefused is a server's refusal of a login, which trying again does not change.
-type loginRefused struct{ text string }
+// refusedError is a server's refusal of a login, which trying again does not change.
+type refusedError struct{ text string }
 
-func (e *loginRefused) Error() string { return e.text }
+func (e *refusedError) Error() string { return e.text }
 
 // refusal reports whether a server's error is its answer to who logs in: class 28 is
 // invalid authorization, 42501 and 3D000 are a database that is closed to the role
