@@ -58,6 +58,7 @@ func TestLabRotationsSurvive(t *testing.T) {
 			{"store fails", func() { x.failing(random, &failed) }},
 			{"primary dies", x.primaryDies},
 			{"standby does not replay", x.standbyPaused},
+			{"standby cannot be asked", x.standbyAway},
 			{"two at once", x.twoAtOnce},
 			{"gone back by hand", x.goneBack},
 		} {
@@ -237,6 +238,23 @@ func (x *target) standbyPaused() {
 		has(x.t, s.All(), "replay is paused")
 		x.finishes(role)
 	}
+}
+
+// standbyAway has a standby that pgfleet does not reach.
+func (x *target) standbyAway() {
+	standby := x.primary[:1] + "2"
+	fleet.Look(x.t, standby, "systemctl stop ssh.socket ssh.service 2>/dev/null; true")
+	before, _ := x.ids("shop", secrets.Pending)
+	s := x.Run("rotate", "shop", "--yes", "-l", x.cluster())
+	fleet.Look(x.t, standby, "systemctl start ssh.service")
+	if s.Code != 1 {
+		x.t.Errorf("exit code %d", s.Code)
+	}
+	has(x.t, s.All(), standby+" of the same cluster cannot be asked", "nothing is begun")
+	if now, _ := x.ids("shop", secrets.Pending); newIDs(before, now) > 0 {
+		x.t.Error("a rotation was begun")
+	}
+	x.finishes("shop")
 }
 
 // twoAtOnce has two rotate the same role at the same time. Each rotates, or says that
