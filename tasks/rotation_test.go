@@ -309,6 +309,22 @@ func TestRotationGoesOnFromWhatItFinds(t *testing.T) {
 	}
 }
 
+func TestRotationHoldsWhatItWasPlannedWith(t *testing.T) {
+	r := oneRotation(t, "", Asked{})
+	r.Hold(heldWith("previous:app_a=one current:app_b=two"))
+	for held, want := range map[string]bool{
+		"previous:app_a=one current:app_b=two":                    true,
+		"previous:app_a=one current:app_b=two pending:app_a=new":  false,
+		"current:app_b=two":                                       false,
+		"previous:app_a=one previous:app_b=two current:app_a=new": false,
+		"": false,
+	} {
+		if got := r.Holds(heldWith(held)); got != want {
+			t.Errorf("%q: %v, want %v", held, got, want)
+		}
+	}
+}
+
 func TestMistakesInRotations(t *testing.T) {
 	tests := map[string]struct{ keys, error string }{
 		"reference":      {"secret = \"nonsense\"\n", "no store is named before a colon"},
