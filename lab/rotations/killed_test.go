@@ -47,7 +47,7 @@ type target struct {
 }
 
 // onEveryStore has each cluster use another store, and runs do on each of them at the
-// same time, once a first rotation of both roles is done.
+// same time, once both roles were rotated.
 func onEveryStore(t *testing.T, random *rand.Rand, do func(x *target, random *rand.Rand)) {
 	t.Helper()
 	const both = `
@@ -88,7 +88,9 @@ ca = "ca.pem"
 			lab.T = t
 			x := &target{bench: &bench, t: t, primary: c.Name, backend: stores[i]}
 			x.fresh()
-			x.Want(0, "rotate", "--all", "--yes", "-l", x.cluster())
+			for range 2 { // so that there is a previous version, as there is later
+				x.Want(0, "rotate", "--all", "--yes", "-l", x.cluster())
+			}
 			do(x, own)
 		})
 	}
