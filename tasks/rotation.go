@@ -104,7 +104,7 @@ func NewRotations(fleet *inventory.Fleet, instances []inventory.Instance, roles 
 			t.asked = asked
 			of = append(of, t)
 		}
-		errs = append(errs, joinMembers(raw, of)...)
+		errs = append(errs, joinMembers(of)...)
 		for _, t := range of {
 			if slices.ContainsFunc(instances, func(in inventory.Instance) bool { return in.ID() == t.on.ID() }) {
 				all[t.on.ID()] = append(all[t.on.ID()], &Bound{
@@ -157,7 +157,7 @@ func newRotation(fleet *inventory.Fleet, raw *inventory.Rotation, in inventory.I
 // joinMembers tells the members of each cluster of each other, and finds secrets
 // that several clusters share: they could not be changed together, or not without
 // a long time in which one of the two passwords is wrong somewhere.
-func joinMembers(raw *inventory.Rotation, of []*Rotation) inventory.Errors {
+func joinMembers(of []*Rotation) inventory.Errors {
 	var errs inventory.Errors
 	for i, t := range of {
 		for _, other := range of[i+1:] {
@@ -208,8 +208,8 @@ func (t *Rotation) Check(inventory.Instance) inventory.Errors {
 	case t.ref.Key == "":
 		t.ref.Key = "password"
 	}
-	if t.ref.Key == usernameKey && t.Strategy == Alternate {
-		errs.Add(t.Secret.Pos(), "secret: the key %s is where the role's name is kept; the password needs another one", usernameKey)
+	if t.ref.Key == UsernameKey && t.Strategy == Alternate {
+		errs.Add(t.Secret.Pos(), "secret: the key %s is where the role's name is kept; the password needs another one", UsernameKey)
 	}
 	t.checkRoles(&errs)
 	if v := t.VerifyFrom; v.Value != "" && v.Value != "here" && v.Value != "none" && t.fleet.Host(v.Value) == nil {
@@ -339,14 +339,27 @@ func (t *Rotation) Current() *secrets.Entry { return t.held.Current }
 // Hold takes over what the store holds of the secret.
 func (t *Rotation) Hold(h Held) { t.held = h }
 
+// Holds reports whether the store still holds the versions that the rotation was
+// planned with, in the same stages.
+func (t *Rotation) Holds(h Held) bool {
+	same := func(a, b *secrets.Entry) bool { return a == nil && b == nil || a != nil && b != nil && a.ID == b.ID }
+	return same(t.held.Current, h.Current) && same(t.held.Pending, h.Pending) && same(t.held.Previous, h.Previous)
+}
+
 // Reads asks for the roles, and for what is left of an earlier rotation.
 func (t *Rotation) Reads(in inventory.Instance, _ *State) []facts.Read {
-	return append(catalogReads(in), facts.File{Path: t.owedFile()})
+	return append(catalogReads(in), facts.File{Path: t.owedFile()}, facts.File{Path: t.retireFile()})
 }
 
 // owedFile is there while somebody has still to be told of a published password.
-func (t *Rotation) owedFile() string {
-	return "/var/lib/pgfleet/" + t.on.Unit() + ".tell." + url.PathEscape(t.role)
+func (t *Rotation) owedFile() string { return t.note("tell") }
+
+// retireFile is there until the old role's password has been taken, or left because
+// the role still had sessions.
+func (t *Rotation) retireFile() string { return t.note("retire") }
+
+func (t *Rotation) note(what string) string {
+	return "/var/lib/pgfleet/" + t.on.Unit() + "." + what + "." + url.PathEscape(t.role)
 }
 
 func (t *Rotation) retireAfter() time.Duration {

@@ -57,10 +57,14 @@ type ProvePassword struct {
 // Promote makes a version of a secret the current one.
 type Promote struct {
 	Secret secrets.Ref // its version is the ID, or "pending" for what PutPassword wrote
-	Owed   string      // a file on the host that says, while it is there, that somebody has still to be told; "" for none
+	// IfCurrent is the version that was current while planning.
+	IfCurrent string
+	// Owed are files on the host that say, while they are there, what has still to be
+	// done: that somebody has to be told, that the old password has to end.
+	Owed []string
 }
 
-// Told removes the file that Promote has left.
+// Told removes the file that Promote has left about those who are told.
 type Told struct{ Owed string }
 
 // TellUnit reloads or restarts a systemd unit on hosts of the fleet.
@@ -94,6 +98,9 @@ type TellPassfile struct {
 type Retire struct {
 	Server
 	Role string
+	// Secret is where the role must not be in use again by then, without a version.
+	Secret secrets.Ref
+	Owed   string // the file that Promote has left about this
 	// After is how long it is left alone at least, and Wait how long its sessions
 	// are waited for beyond that; then it is left as it is.
 	After, Wait time.Duration

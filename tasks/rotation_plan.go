@@ -48,6 +48,9 @@ func (p *rotationPlan) forward() error {
 	if st.Stage == Drifted && !t.asked.Force {
 		return fmt.Errorf("%s; put it right (pgfleet plan shows whether a task does that), or go on with --force, which gives %s a new password all the same", st.Why, st.Next)
 	}
+	if t.asked.EndSessions && st.Stage == Settled && st.Lingers && st.NextSessions > 0 {
+		st.Stage = Published // what an earlier rotation has left of it
+	}
 	if t.Strategy == Alternate && st.NextSessions > 0 && st.Stage != Published {
 		if !t.asked.Force {
 			return fmt.Errorf("%s, which is next, has %s, though %s; when they log in again, their password will not be right: let them end, or go on with --force",
@@ -71,7 +74,9 @@ func (p *rotationPlan) forward() error {
 	}
 	switch st.Stage {
 	case Published:
-		p.tell(st.User, password)
+		if st.untold {
+			p.tell(st.User, password)
+		}
 		p.retire(st.Next)
 		return nil
 	case Stored:
@@ -79,7 +84,7 @@ func (p *rotationPlan) forward() error {
 		p.set(st.Next, password)
 	}
 	p.prove(st.Next, password)
-	p.promote(password, "publish the new password: make it the current version of "+p.path())
+	p.promote(password, st.User, "publish the new password: make it the current version of "+p.path())
 	p.tell(st.Next, password)
 	p.retire(st.User)
 	return nil
@@ -129,7 +134,7 @@ func (p *rotationPlan) back() error {
 		p.set(user, password)
 	}
 	p.prove(user, password)
-	p.promote(password, fmt.Sprintf("publish the previous password again: make version %s the current one of %s", password.Version, p.path()))
+	p.promote(password, st.User, fmt.Sprintf("publish the previous password again: make version %s the current one of %s", password.Version, p.path()))
 	p.tell(user, password)
 	p.retire(st.User)
 	return nil
@@ -158,14 +163,19 @@ func sessionCount(n int) string {
 
 func (p *rotationPlan) put() {
 	t := p.t
-	a := PutPassword{Secret: t.ref, Length: t.length(), Alphabet: t.alphabet(), IfCurrent: secrets.NoVersion, Replace: t.held.Pending != nil}
+	a := PutPassword{Secret: t.ref, Length: t.length(), Alphabet: t.alphabet(), IfCurrent: p.current(), Replace: t.held.Pending != nil}
 	if t.Strategy == Alternate {
 		a.User = p.st.Next
 	}
-	if t.held.Current != nil {
-		a.IfCurrent = t.held.Current.ID
-	}
 	p.add("secret:"+p.path(), fmt.Sprintf("write a new password for %s to %s, as a pending version", p.st.Next, p.path()), a)
+}
+
+// current is the version that the store has as current.
+func (p *rotationPlan) current() string {
+	if p.t.held.Current == nil {
+		return secrets.NoVersion
+	}
+	return p.t.held.Current.ID
 }
 
 func (p *rotationPlan) set(role string, password secrets.Ref) {
@@ -219,10 +229,14 @@ func (p *rotationPlan) prove(role string, password secrets.Ref) {
 	p.add("verify:"+role, fmt.Sprintf("log in as %s with it, from %s, on %s", role, orElse(t.VerifyFrom.Value, "here"), where), a)
 }
 
-func (p *rotationPlan) promote(password secrets.Ref, intent string) {
-	a := Promote{Secret: password}
+// promote plans the publication. What has to follow it is noted on the host before.
+func (p *rotationPlan) promote(password secrets.Ref, old, intent string) {
+	a := Promote{Secret: password, IfCurrent: p.current()}
 	if len(p.t.Tell) > 0 {
-		a.Owed = p.t.owedFile()
+		a.Owed = append(a.Owed, p.t.owedFile())
+	}
+	if p.retires(old) {
+		a.Owed = append(a.Owed, p.t.retireFile())
 	}
 	p.add("secret:"+p.path()+":current", intent, a)
 }
@@ -271,16 +285,23 @@ func (t *Rotation) tellHosts(x Tell) []string {
 	return names
 }
 
-// retire plans to take the old role's password, if it is one of the two.
-func (p *rotationPlan) retire(role string) {
+// retires reports whether a role is one of the two, and has a password to take.
+func (p *rotationPlan) retires(role string) bool {
 	t := p.t
 	if t.Strategy != Alternate || role != t.Roles[0].Value && role != t.Roles[1].Value {
-		if role != "" && t.Strategy == Alternate {
+		return false
+	}
+	c, err := p.s.Cluster()
+	return err != nil || c.Roles[role] != nil && c.Roles[role].HasPassword
+}
+
+// retire plans to take the old role's password.
+func (p *rotationPlan) retire(role string) {
+	t := p.t
+	if !p.retires(role) {
+		if t.Strategy == Alternate && role != "" && role != t.Roles[0].Value && role != t.Roles[1].Value {
 			p.warn("%s keeps its password: it is none of the two that take turns", role)
 		}
-		return
-	}
-	if c, err := p.s.Cluster(); err == nil && (c.Roles[role] == nil || !c.Roles[role].HasPassword) {
 		return
 	}
 	text := fmt.Sprintf("ALTER ROLE %s PASSWORD NULL, once it has had no session for %v", postgres.QuoteIdent(role), t.retireAfter())
@@ -288,6 +309,6 @@ func (p *rotationPlan) retire(role string) {
 		text = fmt.Sprintf("after %v end the sessions of %[2]s that are left, and ALTER ROLE %[2]s PASSWORD NULL", t.retireAfter(), postgres.QuoteIdent(role))
 	}
 	p.add("sql:postgres:role "+role+":retire", text, Retire{
-		Server: p.s.serverOf(), Role: role, After: t.retireAfter(), Wait: t.retireWait(), EndSessions: t.asked.EndSessions,
+		Server: p.s.serverOf(), Role: role, Secret: t.ref, Owed: t.retireFile(), After: t.retireAfter(), Wait: t.retireWait(), EndSessions: t.asked.EndSessions,
 	})
 }

@@ -19,12 +19,12 @@ const (
 	Unset     Stage = "unset"     // there is no password yet
 	Written   Stage = "pending"   // the store has a pending password, and the server does not have it yet
 	Stored    Stage = "unproven"  // the server has the pending password
-	Published Stage = "published" // it is current, and somebody has still to be told
+	Published Stage = "published" // it is current, and somebody has still to be told, or the old password to end
 	Drifted   Stage = "drifted"   // the server has a password that the store does not know
 )
 
-// usernameKey is the key of a secret that says which of the two roles is in use.
-const usernameKey = "username"
+// UsernameKey is the key of a secret that says which of the two roles is in use.
+const UsernameKey = "username"
 
 // RotationState is where a rotation stands on a cluster, as it was found.
 type RotationState struct {
@@ -42,6 +42,7 @@ type RotationState struct {
 	next    *catalog.Role
 	current string // the current password; "" for none
 	foreign bool   // no rotation wrote what is pending, and Force says to go on
+	untold  bool   // somebody has still to be told, with Published
 }
 
 // Find compares what the store holds with what the server has stored. The error is
@@ -78,11 +79,16 @@ func (t *Rotation) Find(s *State) (RotationState, error) {
 		return st, t.noRole(st.Next)
 	}
 	st.NextSessions = sessionsOf(s, st.Next)
-	owed, err := s.File(t.owedFile())
+	tell, err := s.File(t.owedFile())
 	if err != nil {
 		return st, err
 	}
-	t.stage(c, &st, pending, owed.Exists)
+	retire, err := s.File(t.retireFile())
+	if err != nil {
+		return st, err
+	}
+	st.untold = tell.Exists
+	t.stage(c, &st, pending, tell.Exists || t.Strategy == Alternate && retire.Exists && st.next.HasPassword)
 	return st, nil
 }
 
@@ -179,10 +185,10 @@ func (t *Rotation) turn(st *RotationState) error {
 
 // username returns who a version of the secret is for.
 func (t *Rotation) username(e *secrets.Entry) (string, error) {
-	v, ok := e.Keys[usernameKey]
+	v, ok := e.Keys[UsernameKey]
 	if !ok {
 		return "", inventory.Error{Pos: t.Secret.Pos(), Msg: fmt.Sprintf("secret %s: it has no key %s, so applications take the role's name from elsewhere, and would go on with the old one; let them read it from there and set it (pgfleet secrets set '%s:%s#%s'), or use strategy = \"in-place\"",
-			t.ref, usernameKey, t.ref.Store, t.ref.Path, usernameKey)}
+			t.ref, UsernameKey, t.ref.Store, t.ref.Path, UsernameKey)}
 	}
 	return string(v.Expose()), nil
 }

@@ -70,8 +70,8 @@ func verifierOf(t *testing.T, password string) secrets.Secret {
 }
 
 // stateWith is a primary on which roles have passwords: "app_a=one app_b". A role in
-// brackets has sessions.
-func stateWith(t *testing.T, r *Rotation, roles string, owed bool) *State {
+// brackets has sessions. Owed is what is noted on the host: "tell retire".
+func stateWith(t *testing.T, r *Rotation, roles, owed string) *State {
 	t.Helper()
 	w := newWorld()
 	c := &catalog.Cluster{Version: 150018, Roles: map[string]*catalog.Role{"app": {Name: "app"}}, Databases: map[string]*catalog.Database{}}
@@ -94,7 +94,10 @@ func stateWith(t *testing.T, r *Rotation, roles string, owed bool) *State {
 	}
 	w.server(func(s *facts.Server) { s.Sessions = sessions })
 	w[clusterRead(r.on)] = facts.Answer{Value: facts.ClusterInfo{Cluster: c}}
-	w[facts.File{Path: r.owedFile()}] = facts.Answer{Value: facts.FileInfo{Path: r.owedFile(), Exists: owed}}
+	for _, path := range []string{r.owedFile(), r.retireFile()} {
+		exists := strings.Contains(owed, strings.Split(path, ".")[1])
+		w[facts.File{Path: path}] = facts.Answer{Value: facts.FileInfo{Path: path, Exists: exists}}
+	}
 	return NewState(r.on, w, nil)
 }
 
@@ -152,7 +155,7 @@ func TestRotationGoesOnFromWhatItFinds(t *testing.T) {
 		keys   string
 		held   string
 		roles  string
-		owed   bool
+		owed   string
 		asked  Asked
 		wanted string
 		stage  Stage
@@ -179,10 +182,22 @@ func TestRotationGoesOnFromWhatItFinds(t *testing.T) {
 			wanted: "prove(app_b) promote(2) retire(app_a)",
 		},
 		"published, and not told": {
-			keys: told, held: "previous:app_a=one current:app_b=two", roles: "app_a=one app_b=two", owed: true, stage: Published,
+			keys: told, held: "previous:app_a=one current:app_b=two", roles: "app_a=one app_b=two", owed: "tell retire", stage: Published,
 			wanted: "tell told retire(app_a)",
 		},
-		"not retired": {
+		"told, and not retired": {
+			keys: told, held: "previous:app_a=one current:app_b=two", roles: "app_a=one app_b=two", owed: "retire", stage: Published,
+			wanted: "retire(app_a)",
+		},
+		"retired, and not noted": {
+			held: "previous:app_a=one current:app_b=two", roles: "app_a app_b=two", owed: "retire", stage: Settled,
+			wanted: "put(app_a) set(app_a@pending) prove(app_a) promote(pending) retire(app_b)",
+		},
+		"sessions are to be ended": {
+			held: "previous:app_a=one current:app_b=two", roles: "[app_a=one] app_b=two", asked: Asked{EndSessions: true}, stage: Settled,
+			wanted: "retire(app_a)",
+		},
+		"left with its password": {
 			held: "previous:app_a=one current:app_b=two", roles: "app_a=one app_b=two", stage: Settled,
 			wanted: "put(app_a) set(app_a@pending) prove(app_a) promote(pending) retire(app_b)",
 		},
@@ -291,6 +306,22 @@ func TestRotationGoesOnFromWhatItFinds(t *testing.T) {
 				t.Errorf("steps\n %s\nwanted\n %s", got, c.wanted)
 			}
 		})
+	}
+}
+
+func TestRotationHoldsWhatItWasPlannedWith(t *testing.T) {
+	r := oneRotation(t, "", Asked{})
+	r.Hold(heldWith("previous:app_a=one current:app_b=two"))
+	for held, want := range map[string]bool{
+		"previous:app_a=one current:app_b=two":                    true,
+		"previous:app_a=one current:app_b=two pending:app_a=new":  false,
+		"current:app_b=two":                                       false,
+		"previous:app_a=one previous:app_b=two current:app_a=new": false,
+		"": false,
+	} {
+		if got := r.Holds(heldWith(held)); got != want {
+			t.Errorf("%q: %v, want %v", held, got, want)
+		}
 	}
 }
 

@@ -82,7 +82,7 @@ rotations. --rollback publishes the previous password again.`,
 	f.BoolVar(&r.asked.Back, "rollback", false, "go back to the previous password")
 	f.BoolVar(&all, "all", false, "every rotation of fleet.toml")
 	f.BoolVar(&r.due, "due", false, "every rotation whose password is older than its max_age")
-	f.BoolVar(&r.asked.Force, "force", false, "go on where somebody has changed a password by hand, or uses the role that is next")
+	f.BoolVar(&r.asked.Force, "force", false, "go on where somebody has changed a password by hand or uses the role that is next, and without members\nof the cluster that cannot be asked")
 	f.BoolVar(&r.asked.EndSessions, "end-sessions", false, "end sessions of the old role that do not end by themselves")
 	f.BoolVarP(&x.yes, "yes", "y", false, "do not ask")
 	f.BoolVar(&x.asJSON, "json", false, "print the results as JSON; needs --yes, --plan or --status")
@@ -162,6 +162,7 @@ func (r rotating) survey(ctx context.Context, s *session, wanted []inventory.Ins
 	if len(wanted) == 0 && !r.due {
 		return nil, nil, &inputError{errors.New("no rotation is for the instances that --limit means")}
 	}
+	s.run.StillHolds = func(ctx context.Context, in inventory.Instance) error { return s.stillHolds(ctx, bound[in.ID()]) }
 	s.run.OneByOne, s.run.Stores, s.run.Redactor = true, s.secrets, s.app.ui.redactor
 	known := s.survey(ctx, wanted, bound)
 	if ctx.Err() != nil {
@@ -172,7 +173,26 @@ func (r rotating) survey(ctx context.Context, s *session, wanted []inventory.Ins
 			k.Plan.Orphans = nil // no task was asked what it declares
 		}
 	}
+	if !r.asked.Force {
+		wholeOrRefused(known)
+	}
 	return known, bound, nil
+}
+
+// wholeOrRefused refuses rotations of clusters of which a member cannot be asked:
+// applications may reach it all the same, and nobody would have seen the new password
+// log in there.
+func wholeOrRefused(known []rollout.Known) {
+	for i, k := range known {
+		if k.Plan == nil || len(k.Plan.Steps) == 0 || k.Instance.Replication == "" {
+			continue
+		}
+		for _, other := range known {
+			if other.Instance.Replication == k.Instance.Replication && other.State == nil {
+				known[i].Err = fmt.Errorf("%s of the same cluster cannot be asked, so a login there could not be proven, and nothing is begun; bring it back, take it out of fleet.toml, or go on without it with --force", other.Instance.ID())
+			}
+		}
+	}
 }
 
 func (s *session) rotationOptions() tasks.Options {
@@ -211,6 +231,22 @@ func (s *session) holdSecrets(ctx context.Context, bound map[inventory.InstanceI
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// stillHolds reports whether the stores hold what the rotations were planned with: by
+// the time that the lease is ours somebody else may have rotated.
+func (s *session) stillHolds(ctx context.Context, bound []*tasks.Bound) error {
+	for _, b := range bound {
+		t := b.Task.(*tasks.Rotation)
+		h, err := s.heldOf(ctx, t.Ref(), true)
+		if err != nil {
+			return fmt.Errorf("the secret could not be read again, so nothing was done: %w; pgfleet rotate again once it can", err)
+		}
+		if !t.Holds(h) {
+			return fmt.Errorf("somebody else has changed the versions of %s since this was planned, so nothing was done; pgfleet rotate looks again", t.Ref())
+		}
+	}
+	return nil
 }
 
 // heldOf reads the versions of a secret that a rotation is about.

@@ -70,13 +70,16 @@ func (c Conninfo) Get(name string) string {
 	return ""
 }
 
-// With returns a copy in which the keyword has the value wherever it stands.
+// With returns a copy in which the keyword has the value, at the end, and stands nowhere else; one without it if the value is "".
 func (c Conninfo) With(name, value string) Conninfo {
-	n := append(Conninfo(nil), c...)
-	for i := range n {
-		if n[i].Name == name {
-			n[i].Value = value
+	var n Conninfo
+	for _, p := range c {
+		if p.Name != name {
+			n = append(n, p)
 		}
+	}
+	if value != "" {
+		n = append(n, ConninfoParameter{name, value})
 	}
 	return n
 }

@@ -55,6 +55,12 @@ func (w *instanceRun) begin(ctx context.Context) {
 		w.result.Status = Refused
 		return
 	}
+	if w.run.StillHolds != nil && len(k.Plan.Steps) > 0 {
+		if err := w.run.StillHolds(ctx, k.Instance); err != nil {
+			w.result.Status, w.result.Err = Refused, err
+			return
+		}
+	}
 	w.result.Steps, w.result.Status = len(k.Plan.Steps), Unchanged
 	if len(k.Plan.Steps) > 0 && w.run.gated() {
 		w.result.LogFrom = w.executor(0).logSize(ctx)

@@ -51,6 +51,10 @@ type Run struct {
 	Recorder Recorder
 	// Forks is how many hosts are worked on at the same time; 0 means 32.
 	Forks int
+	// StillHolds, if not nil, is asked before the first step of an instance, whose
+	// lease is held by then, whether what it was planned with, other than the hosts'
+	// state, still is so. An error refuses the instance.
+	StillHolds func(ctx context.Context, in inventory.Instance) error
 	// OneByOne lets no two clusters be worked on at the same time.
 	OneByOne bool
 	// AllowLockout names those who may lose access, see [tasks.Lockout.Named].

@@ -46,18 +46,29 @@ func (x *executor) rotate(ctx context.Context, a tasks.Action) error {
 		x.begun = true
 	}
 	err := x.rotateOne(ctx, a)
-	if err == nil || x.rotation.altered.IsZero() {
+	switch {
+	case err == nil, leaseLost(err), errors.Is(err, errPublished):
 		return err
-	}
-	if leaseLost(err) || errors.Is(err, errPublished) {
-		return err
+	case afterPublication(a):
+		return fmt.Errorf("%w; the new password is published, and the next pgfleet rotate does what is left", err)
+	case x.rotation.altered.IsZero():
+		return fmt.Errorf("%w; nothing was published, and the next pgfleet rotate finds out how far it came", err)
 	}
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), putBackTimeout)
 	defer cancel()
 	if problem := x.putPasswordBack(back); problem != nil {
-		return fmt.Errorf("%w; the server has the new password, which is pending in the store, and putting the old one back failed: %v; pgfleet rotate goes on from there", err, problem)
+		return fmt.Errorf("%w; the server has the new password, which is pending in the store, and putting the old one back failed: %w; pgfleet rotate goes on from there", err, problem)
 	}
 	return fmt.Errorf("%w; the role has its old password again, and the new one stays pending: pgfleet rotate goes on with it", err)
+}
+
+// afterPublication reports whether a step comes after the publication.
+func afterPublication(a tasks.Action) bool {
+	switch a.(type) {
+	case tasks.Told, tasks.TellUnit, tasks.TellUserlist, tasks.TellPassfile, tasks.Retire:
+		return true
+	}
+	return false
 }
 
 func (x *executor) rotateOne(ctx context.Context, a tasks.Action) error {
@@ -104,7 +115,7 @@ func (x *executor) putPassword(ctx context.Context, a tasks.PutPassword) error {
 	}
 	id, err := store.Put(ctx, a.Secret.Path, c)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; nothing was given to the server", err)
 	}
 	// What the store has is what counts, from here on.
 	entry, err := store.Get(ctx, a.Secret.Path, id)
@@ -258,7 +269,7 @@ func (x *executor) proveOne(ctx context.Context, a tasks.ProvePassword, in inven
 	deadline := time.Now().Add(login.Timeout)
 	for {
 		err := x.login(ctx, login)
-		refused := (*loginRefused)(nil)
+		refused := (*refusedError)(nil)
 		if err == nil || errors.As(err, &refused) || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
 		}
@@ -309,15 +320,6 @@ const settleTime = 30 * time.Second
 // promote publishes the new password. When the store does not say whether it has
 // done it, it is asked what is current until it answers.
 func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
-	if err := x.stillOurs(ctx); err != nil {
-		return err
-	}
-	if a.Owed != "" {
-		script := "mkdir -p /var/lib/pgfleet && : > " + transport.Quote(a.Owed) + " && sync -- " + transport.Quote(a.Owed)
-		if err := x.must(ctx, transport.Command{Script: script, User: "root"}); err != nil {
-			return err
-		}
-	}
 	store, err := x.run.Stores.WritableStore(a.Secret.Store)
 	if err != nil {
 		return err
@@ -325,6 +327,18 @@ func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
 	id := a.Secret.Version
 	if id == "pending" {
 		id = x.rotation.version
+	}
+	switch now, err := store.Get(ctx, a.Secret.Path, string(secrets.Current)); {
+	case errors.Is(err, secrets.ErrNotFound) && a.IfCurrent == secrets.NoVersion:
+	case err != nil:
+		return err
+	case now.ID != a.IfCurrent && now.ID != id:
+		return fmt.Errorf("the secret %s: %w: version %s is current, and %s was when the rotation was planned",
+			a.Secret.At(id), secrets.ErrConflict, now.ID, a.IfCurrent)
+	}
+	// Last of all, so that as little as can be is between this and the publication.
+	if err := x.note(ctx, a.Owed); err != nil {
+		return err
 	}
 	err = store.Promote(ctx, a.Secret.Path, id)
 	if err != nil {
@@ -339,6 +353,19 @@ func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
 		r.altered = time.Time{} // from here on there is nothing to put back
 	}
 	return nil
+}
+
+// note leaves files on the host that say what is still to be done, and makes sure
+// that the lease is this run's.
+func (x *executor) note(ctx context.Context, files []string) error {
+	if len(files) == 0 {
+		return x.stillOurs(ctx)
+	}
+	script := "mkdir -p /var/lib/pgfleet"
+	for _, f := range files {
+		script += " && : > " + transport.Quote(f) + " && sync -- " + transport.Quote(f)
+	}
+	return x.must(ctx, transport.Command{Script: script + " && sync -- /var/lib/pgfleet", User: "root"})
 }
 
 // settled finds out whether a version is current though the store failed to make it
@@ -388,14 +415,17 @@ func (x *executor) retire(ctx context.Context, a tasks.Retire) error {
 		case err != nil:
 			return fmt.Errorf("whether %s still has sessions is not known, so it keeps its old password: %w", a.Role, err)
 		case who == "":
-			return x.takePassword(ctx, a)
+			if err := x.takePassword(ctx, a); err != nil {
+				return err
+			}
+			return x.retired(ctx, a)
 		case a.EndSessions:
 			if err := x.endSessions(ctx, members, a.Role); err != nil {
 				return err
 			}
 		case !time.Now().Before(deadline):
 			x.noted(fmt.Sprintf("%s keeps its old password, because it still has sessions: %s; pgfleet rotate --end-sessions ends them", a.Role, who))
-			return nil
+			return x.retired(ctx, a)
 		}
 		if err := x.sleep(ctx, readyEvery, "waiting for sessions of "+a.Role+" to end: "+who); err != nil {
 			return keeps(err)
@@ -403,7 +433,26 @@ func (x *executor) retire(ctx context.Context, a tasks.Retire) error {
 	}
 }
 
+// retired notes that nothing more is to be done about the old role.
+func (x *executor) retired(ctx context.Context, a tasks.Retire) error {
+	return x.must(ctx, transport.Command{Script: "rm -f -- " + transport.Quote(a.Owed), User: "root"})
+}
+
+// takePassword takes the role's password, unless the store says that it is in use
+// again: somebody may have gone back by hand while its sessions were waited for.
 func (x *executor) takePassword(ctx context.Context, a tasks.Retire) error {
+	store, err := x.run.Stores.WritableStore(a.Secret.Store)
+	if err != nil {
+		return err
+	}
+	entry, err := store.Get(ctx, a.Secret.Path, string(secrets.Current))
+	if err != nil {
+		return fmt.Errorf("whether %s is in use again is not known, so it keeps its old password: %w", a.Role, err)
+	}
+	if entry.Keys[tasks.UsernameKey].Equal(secrets.NewString(a.Role)) {
+		x.noted(fmt.Sprintf("%s keeps its password: version %s of the secret, which is current now, says that it is in use", a.Role, entry.ID))
+		return nil
+	}
 	conn, err := x.session(ctx, a.Server)
 	if err != nil {
 		return err
@@ -462,10 +511,10 @@ func (x *executor) endSessions(ctx context.Context, members []inventory.Instance
 	return nil
 }
 
-// loginRefused is a server's refusal of a login, which trying again does not change.
-type loginRefused struct{ text string }
+// refusedError is a server's refusal of a login, which trying again does not change.
+type refusedError struct{ text string }
 
-func (e *loginRefused) Error() string { return e.text }
+func (e *refusedError) Error() string { return e.text }
 
 // refusal reports whether a server's error is its answer to who logs in: class 28 is
 // invalid authorization, 42501 and 3D000 are a database that is closed to the role

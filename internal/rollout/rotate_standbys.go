@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgfleet/pgfleet/internal/postgres"
@@ -98,19 +97,24 @@ func (x *executor) giveStandby(ctx context.Context, s inventory.Instance, role s
 		return false, nil
 	}
 	x.phase("giving " + string(s.ID()) + " the new password")
-	if info.Get("password") != "" {
-		if path.Base(file) != "postgresql.auto.conf" {
-			return false, fmt.Errorf("its password stands in primary_conninfo in %s, which pgfleet does not rewrite; put it into a password file, and let primary_conninfo name that: passfile=…", file)
-		}
-		return true, y.alterConninfo(ctx, info.With("password", string(password.Expose())))
+	passfile, inText := info.Get("passfile"), info.Get("password") != ""
+	if inText && path.Base(file) != "postgresql.auto.conf" {
+		return false, fmt.Errorf("its password stands in primary_conninfo in %s, which pgfleet does not rewrite; put it into a password file, and let primary_conninfo name that: passfile=…", file)
 	}
-	passfile := info.Get("passfile")
-	if passfile == "" {
+	if passfile == "" || inText {
 		out, err := y.conn.Run(ctx, transport.Command{Script: `printf %s "$(getent passwd postgres | cut -d: -f6)"`, User: "postgres", Unfenced: true})
 		if err != nil {
 			return false, err
 		}
 		passfile = strings.TrimSpace(string(out.Stdout)) + "/.pgpass"
+	}
+	if inText {
+		passfile += "." + s.Unit()
+		line := "*:*:*:" + postgres.EscapePassfile(role) + ":" + postgres.EscapePassfile(string(password.Expose())) + "\n"
+		if err := y.conn.WriteFiles(ctx, []transport.File{{Path: passfile, Content: []byte(line), Owner: "postgres", Group: "postgres", Mode: 0o600}}); err != nil {
+			return false, err
+		}
+		return true, y.namePassfile(ctx, info, passfile)
 	}
 	return true, y.edit(ctx, passfile, func(text string) (string, error) {
 		text, n := postgres.SetPassfile(text, []string{role}, role, string(password.Expose()))
@@ -121,29 +125,26 @@ func (x *executor) giveStandby(ctx context.Context, s inventory.Instance, role s
 	})
 }
 
-// alterConninfo gives a standby another primary_conninfo, without a trace of it in
-// its log. ALTER SYSTEM cannot be in a transaction.
-func (x *executor) alterConninfo(ctx context.Context, info postgres.Conninfo) error {
+// namePassfile has a standby take its password from a file rather than from
+// primary_conninfo itself: whenever that changes, the server writes it to its log,
+// and nothing keeps it from that. ALTER SYSTEM cannot be in a transaction.
+func (x *executor) namePassfile(ctx context.Context, info postgres.Conninfo, passfile string) error {
+	info = info.With("password", "").With("passfile", passfile)
 	conn, err := x.conn.Postgres(ctx, transport.Endpoint{Port: x.instance.Port})
 	if err != nil {
 		return err
 	}
 	defer closeSession(ctx, conn)
-	for _, q := range quietParameters() {
-		sql := "SELECT pg_catalog.set_config(name, " + postgres.QuoteLiteral(q.value) + ", false) FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) " + postgres.QuoteLiteral(q.name)
-		if _, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
-			return because(ctx, err)
-		}
-	}
 	if err := x.hold(ctx, conn); err != nil {
 		return err
 	}
-	_, err = conn.PgConn().Exec(ctx, "ALTER SYSTEM SET primary_conninfo = "+postgres.QuoteLiteral(info.String())).ReadAll()
-	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
-		return errors.New("ALTER SYSTEM SET primary_conninfo: " + pg.Message)
-	} else if err != nil {
-		return because(ctx, err)
+	for _, sql := range []string{"ALTER SYSTEM SET primary_conninfo = " + postgres.QuoteLiteral(info.String()), "SELECT pg_catalog.pg_reload_conf()"} {
+		_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+		if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) {
+			return errors.New("primary_conninfo: " + pg.Message)
+		} else if err != nil {
+			return because(ctx, err)
+		}
 	}
-	_, err = conn.Exec(ctx, "SELECT pg_catalog.pg_reload_conf()", pgx.QueryExecModeSimpleProtocol)
-	return because(ctx, err)
+	return nil
 }

@@ -68,7 +68,7 @@ func (x *executor) login(ctx context.Context, a tasks.Login) error {
 		}
 		text := fmt.Sprintf("the login of %s at %s from %s failed: %s", a.Role, a.Address, a.From, loginProblem(ctx, err))
 		if errors.As(err, &refused) && refusal(refused) {
-			return &loginRefused{text}
+			return &refusedError{text}
 		}
 		return errors.New(text)
 	}

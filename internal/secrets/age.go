@@ -27,8 +27,10 @@ const (
 	// that writers lock.
 	ageTemp = ".tmp-"
 	ageLock = ".lock"
-	// lockRetry is how often a lock that somebody else holds is tried.
+	// lockRetry is how often a lock that somebody else holds is tried, and lockWait for
+	// how long.
 	lockRetry = 50 * time.Millisecond
+	lockWait  = 15 * time.Second
 )
 
 // An AgeConfig says where an age store is and who can read it.
@@ -284,7 +286,14 @@ func (s *AgeStore) update(ctx context.Context, secret string, change func(*ageFi
 		return err
 	}
 	lock := flock.New(filepath.Join(s.dir, ageLock), flock.SetPermissions(0o600))
-	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
+	limited, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	switch _, err := lock.TryLockContext(limited, lockRetry); {
+	case err != nil && ctx.Err() == nil && limited.Err() != nil:
+		return &hintedError{fmt.Errorf("%s has been locked for %v by another pgfleet that writes to it", s.dir, lockWait), "try again once that has ended"}
+	case err != nil && ctx.Err() == nil:
+		return fmt.Errorf("%s cannot be locked: %w", s.dir, err)
+	case err != nil:
 		return fmt.Errorf("%s is locked by another pgfleet: %w", s.dir, err)
 	}
 	defer lock.Close()

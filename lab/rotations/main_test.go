@@ -5,6 +5,7 @@ package rotations
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -27,6 +28,9 @@ func clusters() []lab.Host {
 }
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(execDir); dir != "" {
+		os.Exit(execProgram(dir))
+	}
 	var hosts []lab.Host
 	for _, c := range clusters() {
 		hosts = append(hosts, c, lab.Host{Name: c.Name[:1] + "2", Postgres: c.Postgres, StandbyOf: c.Name})

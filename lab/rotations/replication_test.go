@@ -18,7 +18,7 @@ verify_from = "none"
 `
 
 // TestLabReplicationRole changes the password with which standbys stream, in a
-// password file and in primary_conninfo.
+// password file, and where it stands in primary_conninfo, from where it is moved to one.
 func TestLabReplicationRole(t *testing.T) {
 	b := newBench(t, streaming)
 	s := b.Want(1, "rotate", "replicator", "--yes", "-l", "a1,c1")
@@ -49,7 +49,7 @@ func TestLabReplicationRole(t *testing.T) {
 				t.Errorf("%s does not stream: %q", standby, status)
 			}
 		}
-		for cluster, at := range map[string]string{"a1": "cat /var/lib/postgresql/.pgpass", "c1": "cat /var/lib/postgresql/*/main/postgresql.auto.conf"} {
+		for cluster, at := range map[string]string{"a1": "cat /var/lib/postgresql/.pgpass", "c1": "cat /var/lib/postgresql/.pgpass.postgresql@17-main"} {
 			entry, err := b.entry(t.Context(), cluster+"-cluster/replicator")
 			if err != nil {
 				t.Fatal(err)
@@ -58,6 +58,9 @@ func TestLabReplicationRole(t *testing.T) {
 				t.Errorf("the standby of %s does not have the current password", cluster)
 			}
 		}
+	}
+	if text := fleet.Look(t, "c2", "grep primary_conninfo /var/lib/postgresql/*/main/postgresql.auto.conf"); !strings.Contains(text, "passfile=") || strings.Contains(text, "password=") {
+		t.Error("primary_conninfo still has a password, or names no file")
 	}
 	if owner := strings.TrimSpace(fleet.Look(t, "a2", "stat -c '%U %a' /var/lib/postgresql/.pgpass")); owner != "postgres 600" {
 		t.Errorf("the password file is %s now", owner)

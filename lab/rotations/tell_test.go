@@ -70,7 +70,7 @@ printf '[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/sh -c "echo >>
 	check("shop_a", 1)
 	b.Want(0, "rotate", "shop", "--yes")
 	check("shop_b", 2)
-	s = b.Want(0, "rotate", "shop", "--yes", "--rollback")
+	b.Want(0, "rotate", "shop", "--yes", "--rollback")
 	check("shop_a", 3)
 	if left := fleet.Look(t, "a1", "ls /var/lib/pgfleet | grep tell || true"); left != "" {
 		t.Errorf("left on the host: %s", left)

@@ -2,6 +2,7 @@
 package faults
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -12,10 +13,11 @@ type Fault int
 
 // The faults. In each but the last the client sees the connection end.
 const (
-	None   Fault = iota
-	Before       // nothing is done
-	After        // it is done, but the client gets no answer
-	Hang         // nothing is done, and the connection stays until the client gives up
+	None      Fault = iota
+	Before          // nothing is done
+	After           // it is done, but the client gets no answer
+	Hang            // nothing is done, and the connection stays until the client gives up
+	HangAfter       // it is done, and the connection stays so
 )
 
 // An Injector passes requests on to a server, or has them fail.
@@ -24,6 +26,7 @@ type Injector struct {
 
 	mu   sync.Mutex
 	seen int
+	hung int
 	plan func(n int) Fault
 }
 
@@ -35,7 +38,7 @@ func New(next http.Handler) *Injector { return &Injector{next: next} }
 func (i *Injector) Set(plan func(n int) Fault) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.seen, i.plan = 0, plan
+	i.seen, i.hung, i.plan = 0, 0, plan
 }
 
 // Seen returns how many requests came since Set.
@@ -43,6 +46,23 @@ func (i *Injector) Seen() int {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.seen
+}
+
+// Hung returns how many requests have come to where they hang since Set.
+func (i *Injector) Hung() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.hung
+}
+
+func (i *Injector) hang(r *http.Request) {
+	i.mu.Lock()
+	i.hung++
+	i.mu.Unlock()
+	// Only once the body is read does the server notice that the client has gone.
+	_, _ = io.Copy(io.Discard, r.Body)
+	<-r.Context().Done()
+	panic(http.ErrAbortHandler)
 }
 
 // Once has only the n-th request fail.
@@ -86,8 +106,10 @@ func (i *Injector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		i.next.ServeHTTP(httptest.NewRecorder(), r)
 		panic(http.ErrAbortHandler)
 	case Hang:
-		<-r.Context().Done()
-		panic(http.ErrAbortHandler)
+		i.hang(r)
+	case HangAfter:
+		i.next.ServeHTTP(httptest.NewRecorder(), r)
+		i.hang(r)
 	case None:
 		i.next.ServeHTTP(w, r)
 	}
