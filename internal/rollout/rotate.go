@@ -341,6 +341,9 @@ func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
 		return err
 	}
 	err = store.Promote(ctx, a.Secret.Path, id)
+	if errors.Is(err, secrets.ErrConflict) {
+		id, err = promoteAnew(ctx, store, a, id, err)
+	}
 	if err != nil {
 		err = x.settled(ctx, store, a.Secret.Path, id, err)
 	}
@@ -353,6 +356,28 @@ func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
 		r.altered = time.Time{} // from here on there is nothing to put back
 	}
 	return nil
+}
+
+// promoteAnew publishes a pending password that the store does not publish because
+// somebody has changed another key of the secret since it was written: it is written
+// once more, beside the keys as they are now. That the current version is the one
+// which the rotation was planned with was seen before.
+func promoteAnew(ctx context.Context, store secrets.WritableStore, a tasks.Promote, id string, conflict error) (string, error) {
+	pending, err := store.Get(ctx, a.Secret.Path, id)
+	if err != nil || pending.Stage != secrets.Pending {
+		return id, conflict
+	}
+	c := secrets.Change{Set: map[string]secrets.Secret{}, IfCurrent: a.IfCurrent, Replace: true}
+	for _, key := range []string{a.Secret.Key, tasks.UsernameKey} {
+		if v, ok := pending.Keys[key]; ok {
+			c.Set[key] = v
+		}
+	}
+	anew, err := store.Put(ctx, a.Secret.Path, c)
+	if err != nil {
+		return id, errors.Join(conflict, err)
+	}
+	return anew, store.Promote(ctx, a.Secret.Path, anew)
 }
 
 // note leaves files on the host that say what is still to be done, and makes sure

@@ -3,7 +3,6 @@
 package rotations
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +60,7 @@ func TestLabNoFailedLogin(t *testing.T) {
 			t.Errorf("on %s the roles have passwords so: %s", c, held)
 		}
 	}
-	fmt.Printf("  %d rotations on each of %d clusters in %v, and %d logins meanwhile, on primaries and standbys: none failed\n", rounds, len(names()), took.Round(time.Second), attempts)
+	t.Logf("PROOF: %d rotations on each of %d clusters in %v, and %d logins meanwhile, on primaries and standbys: none failed", rounds, len(names()), took.Round(time.Second), attempts)
 }
 
 // TestLabInPlaceFailsNowAndThen shows that the applications of the other test would
@@ -80,7 +79,7 @@ func TestLabInPlaceFailsNowAndThen(t *testing.T) {
 		has(t, s.All(), "the old password of svc was refused for")
 		for line := range strings.Lines(s.Stdout) {
 			if strings.Contains(line, "was refused for") {
-				fmt.Print("  " + line)
+				t.Log("PROOF: " + strings.TrimSpace(line))
 			}
 		}
 	}
@@ -97,5 +96,5 @@ func TestLabInPlaceFailsNowAndThen(t *testing.T) {
 	if failed == 0 {
 		t.Error("no login failed during rotations in place: the applications would notice nothing")
 	}
-	fmt.Printf("  in place %d logins failed\n", failed)
+	t.Logf("PROOF: in place %d logins failed", failed)
 }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -84,19 +85,16 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-// onLab runs the tests that boot hosts: package by package in two lanes, each with
-// a bridge of its own, because hosts that boot and restart mostly wait.
+// onLab runs the tests that boot hosts: package by package in three lanes, each
+// with a bridge of its own, because hosts that boot and restart mostly wait.
 func (r *report) onLab(ctx context.Context) error {
 	out, err := exec.CommandContext(ctx, "go", "list", "-tags", "lab", "./...").Output()
 	if err != nil {
 		return fmt.Errorf("listing the packages: %w", err)
 	}
-	var lanes [2][]string
+	var lanes [3][]string
 	for _, pkg := range strings.Fields(string(out)) {
-		lane := 0
-		if strings.HasSuffix(pkg, "/lab/e2e") { // takes as long as all others
-			lane = 1
-		}
+		lane := laneOf(path.Base(pkg))
 		lanes[lane] = append(lanes[lane], pkg)
 	}
 	var group errgroup.Group
@@ -107,6 +105,17 @@ func (r *report) onLab(ctx context.Context) error {
 		})
 	}
 	return group.Wait()
+}
+
+// laneOf shares the packages out so that no lane takes much longer than another.
+func laneOf(name string) int {
+	switch name {
+	case "e2e":
+		return 1
+	case "rollouts", "rotations":
+		return 2
+	}
+	return 0
 }
 
 // bridge names the lab of a lane: PGFLEET_LAB_BRIDGE, or pglab0, and those after
