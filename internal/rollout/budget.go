@@ -82,5 +82,5 @@ func (b *budget) spent() error {
 	if b.max < 0 || len(b.failed) < b.max {
 		return nil
 	}
-	return fmt.Errorf("left alone: %s failed, and max_failures = %d allows no more; mend that, or leave it out with --limit, and apply again", strings.Join(b.failed, ", "), b.max)
+	return fmt.Errorf("left alone: %s failed, and max_failures = %d allows no more; mend that, or leave it out with --limit, and run it again", strings.Join(b.failed, ", "), b.max)
 }

@@ -85,7 +85,7 @@ func (w *instanceRun) begin(ctx context.Context) {
 func (w *instanceRun) step(ctx context.Context, i int) bool {
 	steps := w.known.Plan.Steps
 	if stopped(ctx, w.stop) {
-		w.result.Status, w.result.Err = Stopped, fmt.Errorf("stopped before step %d of %d; apply again to go on", i+1, len(steps))
+		w.result.Status, w.result.Err = Stopped, fmt.Errorf("stopped before step %d of %d; run it again to go on", i+1, len(steps))
 		return false
 	}
 	if !w.begun(i) {
@@ -167,7 +167,7 @@ func (w *instanceRun) failed(ctx context.Context, i int, err error) {
 		w.result.Status = Stopped
 	case ctx.Err() != nil:
 		w.result.Status = Stopped
-		err = fmt.Errorf("stopped in the middle of step %d of %d, and apply again finishes it: %w", i+1, len(w.known.Plan.Steps), err)
+		err = fmt.Errorf("stopped in the middle of step %d of %d, and running it again finishes it: %w", i+1, len(w.known.Plan.Steps), err)
 	}
 	w.result.Err = &tasks.TaskError{Task: w.known.Plan.Steps[i].Title(), Err: err}
 	e := w.event(StepFailed, i)

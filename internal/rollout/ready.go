@@ -112,7 +112,7 @@ func (x *executor) wait(ctx context.Context, limit time.Duration, phase string, 
 }
 
 // errStoppedWaiting is why a step did nothing that was told to stop while it waited.
-var errStoppedWaiting = errors.New("stopped while it waited to restart, and nothing was changed; apply again to go on")
+var errStoppedWaiting = errors.New("stopped while it waited to restart, and nothing was changed; run it again to go on")
 
 // clusterProblem says which standby does not follow closely; "" if all do.
 func (x *executor) clusterProblem(ctx context.Context) (string, error) {

@@ -56,7 +56,7 @@ func (p primary) well() bool { return p.result.Status == Changed || p.result.Sta
 func (w *instanceRun) finish(ctx context.Context, from primary) {
 	defer w.stopClock()
 	if stopped(ctx, w.stop) {
-		w.result.Status, w.result.Err = Stopped, fmt.Errorf("stopped before step %d of %d; apply again to go on", w.deferred[0]+1, len(w.known.Plan.Steps))
+		w.result.Status, w.result.Err = Stopped, fmt.Errorf("stopped before step %d of %d; run it again to go on", w.deferred[0]+1, len(w.known.Plan.Steps))
 		return
 	}
 	first := w.deferred[0]
@@ -109,7 +109,7 @@ func (w *instanceRun) missed(ctx context.Context, i int, from primary, left []st
 	}
 	err := fmt.Errorf("what differs comes by replication from %s: apply there", w.source())
 	if from.known.State != nil {
-		err = fmt.Errorf("what differs comes by replication from %s, where this run did not come to its end: mend that, and apply again", from.known.Instance.ID())
+		err = fmt.Errorf("what differs comes by replication from %s, where this run did not come to its end: mend that, and run it again", from.known.Instance.ID())
 	}
 	w.failed(ctx, i, err)
 	w.result.Status = Stopped
@@ -249,5 +249,5 @@ func (r replay) tooLate(ctx context.Context, lsn string, from inventory.Instance
 	if r.delay != "0" {
 		why = fmt.Sprintf("; its recovery_min_apply_delay is %s", r.delay)
 	}
-	return fmt.Errorf("after %v it has replayed up to %s, and %s is at %s%s: what comes from there was not verified; apply again does so", replayTimeout, r.lsn, from, lsn, why)
+	return fmt.Errorf("after %v it has replayed up to %s, and %s is at %s%s: what comes from there was not verified; running it again does so", replayTimeout, r.lsn, from, lsn, why)
 }

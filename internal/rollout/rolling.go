@@ -70,7 +70,7 @@ func (r *Run) gated() bool {
 }
 
 // errStopped is why nothing more starts after the run was told to stop.
-var errStopped = errors.New("stopped before its first step; apply again to go on")
+var errStopped = errors.New("stopped before its first step; run it again to go on")
 
 // A rolling is one Apply on its way.
 type rolling struct {
@@ -168,9 +168,9 @@ func (a *rolling) wave(ctx context.Context, w Wave, n, of int) error {
 	}
 	switch {
 	case len(failed) > 0 && w.Canary:
-		return fmt.Errorf("the canary failed (%s), so nothing else was touched; mend that, and apply again", joinIDs(failed))
+		return fmt.Errorf("the canary failed (%s), so nothing else was touched; mend that, and run it again", joinIDs(failed))
 	case len(failed) > 0 && n < of && a.budget.max < 0:
-		return fmt.Errorf("%s failed in %s, so no other began; mend that, and apply again ([rollout] max_failures says how many may fail)", joinIDs(failed), name)
+		return fmt.Errorf("%s failed in %s, so no other began; mend that, and run it again ([rollout] max_failures says how many may fail)", joinIDs(failed), name)
 	}
 	if !a.run.gated() {
 		return nil
@@ -238,7 +238,7 @@ func (a *rolling) instance(ctx context.Context, i int) {
 	case k.Err == nil && bad != "" && bad != k.Instance.ID():
 		*w.result = Result{
 			Instance: k.Instance.ID(), Status: Stopped, Steps: len(k.Plan.Steps),
-			Err: fmt.Errorf("left alone, because %s of its cluster is in trouble: mend that, or leave it out with --limit '!%s', and apply again", bad, bad),
+			Err: fmt.Errorf("left alone, because %s of its cluster is in trouble: mend that, or leave it out with --limit '!%s', and run it again", bad, bad),
 		}
 	case k.Err != nil || len(k.Plan.Steps) == 0:
 		w.begin(ctx)

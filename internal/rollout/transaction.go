@@ -123,7 +123,7 @@ func (t *transaction) run(ctx context.Context, list []catalog.Statement) error {
 	case errors.As(err, &pg) && (pg.Severity == "ERROR" || pg.Code == idleInTransaction):
 		return fmt.Errorf("COMMIT: %s; nothing of the transaction was kept", serverSays(pg))
 	case err != nil:
-		return fmt.Errorf("COMMIT: %w; whether the server has kept the transaction is not known; apply again asks it", because(ctx, t.reason(ctx, err)))
+		return fmt.Errorf("COMMIT: %w; whether the server has kept the transaction is not known; the next run asks it", because(ctx, t.reason(ctx, err)))
 	case len(result) == 0 || result[0].CommandTag.String() != "COMMIT":
 		return errors.New("COMMIT: the server rolled the transaction back; nothing of it was kept")
 	}
@@ -192,7 +192,7 @@ func (t *transaction) alone(ctx context.Context, st catalog.Statement) error {
 	}
 	_, err := t.conn.PgConn().Exec(ctx, st.SQL()).ReadAll()
 	if pg := (*pgconn.PgError)(nil); err != nil && !errors.As(err, &pg) {
-		return fmt.Errorf("%s: %w; whether the server has done it is not known; apply again asks it", oneLine(st.SQL()), because(ctx, t.reason(ctx, err)))
+		return fmt.Errorf("%s: %w; whether the server has done it is not known; the next run asks it", oneLine(st.SQL()), because(ctx, t.reason(ctx, err)))
 	}
 	return explain(ctx, sent{st.SQL(), oneLine(st.SQL()), st}, err)
 }
@@ -244,7 +244,7 @@ func explain(ctx context.Context, m sent, err error) error {
 	case !errors.As(err, &pg):
 		return fmt.Errorf("%s: %w", m.name, because(ctx, err))
 	case pg.Code == lockNotAvailable && m.statement != nil:
-		return fmt.Errorf("%s: somebody holds a lock on %s for longer than %v (SQLSTATE %s); nothing was changed; apply again", m.name, m.statement.Subject(), lockTimeout, pg.Code)
+		return fmt.Errorf("%s: somebody holds a lock on %s for longer than %v (SQLSTATE %s); nothing was changed; run it again", m.name, m.statement.Subject(), lockTimeout, pg.Code)
 	}
 	return fmt.Errorf("%s: %s", m.name, serverSays(pg))
 }

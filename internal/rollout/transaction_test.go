@@ -97,7 +97,7 @@ func TestLockHeld(t *testing.T) {
 	}
 	began := time.Now()
 	r := b.applyLines(table("two"), line{sql: "ALTER TABLE one ADD b int"})
-	wantError(t, r, Failed, "ALTER TABLE one ADD b int: somebody holds a lock on subject", "55P03", "nothing was changed; apply again")
+	wantError(t, r, Failed, "ALTER TABLE one ADD b int: somebody holds a lock on subject", "55P03", "nothing was changed; run it again")
 	if took := time.Since(began); took > 2*lockTimeout {
 		t.Errorf("it took %v", took)
 	}

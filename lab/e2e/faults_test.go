@@ -267,7 +267,7 @@ func (b *bench) resumed() int {
 			b.T.Fatalf("resumed twice, and not finished:\n%s", s.All())
 		}
 		b.T.Logf("resumed:\n%s", s.All())
-		if !strings.Contains(s.All(), "apply again") {
+		if !strings.Contains(s.All(), "again") {
 			b.T.Errorf("what to do is not said:\n%s", s.All())
 		}
 	}

@@ -54,7 +54,7 @@ func TestLabRestartThatWaits(t *testing.T) {
 		if took := time.Since(at); took > 3*time.Second {
 			t.Errorf("it took %v to stop", took)
 		}
-		wantWords(t, s, "stopped while it waited to restart, and nothing was changed; apply again to go on", "0 failed, 1 stopped; 0 changes made")
+		wantWords(t, s, "stopped while it waited to restart, and nothing was changed; run it again to go on", "0 failed, 1 stopped; 0 changes made")
 		if now := look(t, host, "cat "+file); now != before {
 			t.Errorf("something was written:\n%s", now)
 		}

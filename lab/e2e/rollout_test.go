@@ -125,7 +125,7 @@ func TestLabRollout(t *testing.T) {
 		before := marks(t)
 		b.rollout("canary = 1", checked(200, rule))
 		s := b.Want(1, "apply", "--yes")
-		says(t, s, append(words, "pg13: ", "the canary failed (pg13), so nothing else was touched; mend that, and apply again")...)
+		says(t, s, append(words, "pg13: ", "the canary failed (pg13), so nothing else was touched; mend that, and run it again")...)
 		after := marks(t)
 		if after["pg13"].content != before["pg13"].content {
 			t.Errorf("the canary is left changed:\n%s\n%s", unlike(before["pg13"].content, after["pg13"].content), s.All())
@@ -202,7 +202,7 @@ func TestLabRollout(t *testing.T) {
 		const fails = "\n[[task]]\nname = \"Mended\"\nkind = \"command\"\nrun = \"test -e /run/rollout-mended-by-hand && touch /run/rollout-mended\"\ncreates = \"/run/rollout-mended\"\n"
 		b.rollout("canary = 1\nbatches = [1, \"100%\"]", fails+checked(300))
 		s := b.Want(1, "apply", "--yes")
-		says(t, s, "pg15 failed in wave 2 of 3, so no other began; mend that, and apply again")
+		says(t, s, "pg15 failed in wave 2 of 3, so no other began; mend that, and run it again")
 		if got := running(t); got != "300 200 200 200" {
 			t.Errorf("they run with %s", got)
 		}
