@@ -332,7 +332,9 @@ func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
 	}
 	x.rotation.promoted = time.Now()
 	if r := x.rotation; !r.altered.IsZero() {
-		x.noted(fmt.Sprintf("the old password of %s was refused for %d ms before the new one was published", r.set.Role, r.promoted.Sub(r.altered).Milliseconds()))
+		if !r.before.IsEmpty() {
+			x.noted(fmt.Sprintf("the old password of %s was refused for %d ms before the new one was published", r.set.Role, r.promoted.Sub(r.altered).Milliseconds()))
+		}
 		r.altered = time.Time{} // from here on there is nothing to put back
 	}
 	return nil
