@@ -131,7 +131,7 @@ func drifts() map[string]string {
 		"ALTER ROLE readuser PASSWORD 'by hand'":                 "",
 		"ALTER ROLE appuser_b PASSWORD 'by hand'":                "",
 		"ALTER ROLE appuser LOGIN":                               "ALTER ROLE appuser NOLOGIN",
-		"ALTER ROLE appuser_b SET role = 'none'":                 "ALTER ROLE appuser_b SET role = 'appuser'",
+		"ALTER ROLE appuser_b SET role = 'none'":                 "ALTER ROLE appuser_b SET role TO 'appuser'",
 		"REVOKE appuser FROM appuser_b":                          "GRANT appuser TO appuser_b",
 		"GRANT appowner TO appuser_a":                            "REVOKE appowner FROM appuser_a",
 		"ALTER ROLE postgres PASSWORD 'by hand'":                 "ALTER ROLE postgres PASSWORD NULL",
