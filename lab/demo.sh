@@ -1,6 +1,7 @@
 #!/bin/bash
 # The main job on real hosts, as a newcomer would do it: a plan, the apply, a second plan that finds
-# nothing to do, and a change made by hand that is found and undone. `make demo` builds the programs
+# nothing to do, passwords that are changed under an application's hands, and a change made by hand
+# that is found and undone. `make demo` builds the programs
 # and runs this. It wants root on Debian; every step is checked, and everything is cleaned up.
 set -euo pipefail
 
@@ -129,14 +130,16 @@ pg01=$(address pg01) pg02=$(address pg02) pg03=$(address pg03) pg04=$(address pg
 app=$(lab list | sed -n 's/.* as an application: //p')
 app_network=${app%.*}.0/24
 app_address=${app%.*}.21
+quiet pg05 "ip address add $app_address/32 dev host0; for server in $pg01 $pg02 $pg03 $pg04; do ip route add \$server/32 dev host0 src $app_address; done"
 
 heading "Describe the fleet"
 cd "$work"
 want 0 pgfleet init prod --app-network "$app_network" --user ops --identity "$key" --known-hosts "$known_hosts" \
     --host pg01="$pg01",replication=orders --host pg02="$pg02",replication=orders \
-    --host pg03="$pg03",version=17 --host pg04="$pg04",version=17
+    --host pg03="$pg03",version=17 --host pg04="$pg04",version=17 --app-host app1="$pg05"
 want 0 cd prod
-say "pg01 and pg02 are a primary and its standby, pg03 and pg04 have another version."
+say "pg01 and pg02 are a primary and its standby, pg03 and pg04 have another version. app1 is the host pg05,"
+say "and what connects to a database from there comes from $app_address, inside the applications' network."
 want 0 pgfleet check
 
 heading "What would change? Nothing is written"
@@ -152,7 +155,10 @@ say "(Without a saved plan, apply shows the plan and asks; --yes does not ask.)"
 heading "A second plan finds nothing to do"
 want 0 pgfleet plan --detailed-exitcode
 
-heading "Give the application its passwords: a file from the secrets that init has made"
+heading "Make the passwords: into the store, to the servers, and proven by logins from app1"
+want 0 pgfleet rotate --all --yes
+
+heading "Give the application its passwords: a file from the secrets"
 cat >app.toml <<END
 version = 1
 [fleet]
@@ -171,16 +177,18 @@ name = "Passwords for psql"
 kind = "file"
 path = "/root/.pgpass"
 content = """
-*:*:*:appuser:{{ secret "age:appuser#password" | passfile }}
-*:*:*:readuser:{{ secret "age:readuser#password" | passfile }}
+*:*:*:{{ secret "age:orders/appuser#username" | passfile }}:{{ secret "age:orders/appuser#password" | passfile }}
+*:*:*:readuser:{{ secret "age:orders/readuser#password" | passfile }}
 """
 mode = "0600"
 END
 want 0 grep secret app.toml
 want 0 pgfleet -f app.toml apply --yes
+want 0 pgfleet secrets get age:orders/appuser#username
+user=$(pgfleet secrets get age:orders/appuser#username)
+[ -t 1 ] || echo
 
 heading "Is it so? Ask the servers, from the application's host and without pgfleet"
-quiet pg05 "ip address add $app_address/32 dev host0; for server in $pg01 $pg02 $pg03; do ip route add \$server/32 dev host0 src $app_address; done"
 lab exec pg05 'cat >/root/ca.pem' <ca.pem
 lab exec pg05 'cat >/root/.pg_service.conf' <<END
 [pg01]
@@ -196,18 +204,19 @@ sslrootcert=/root/ca.pem
 END
 say "What psql calls a service is a server with sslmode=verify-full and the fleet's ca.pem."
 by_hand pg05 "openssl s_client -starttls postgres -connect $pg01:5432 -servername pg01 -CAfile /root/ca.pem -verify_ip $pg01 -verify_return_error -brief </dev/null"
-by_hand pg05 "psql 'service=pg01 user=appuser' -XAtc \"SELECT 'in, over ' || version || ' from ' || inet_client_addr() FROM pg_stat_ssl WHERE pid = pg_backend_pid()\""
-refused pg05 "psql 'service=pg01 user=appuser sslmode=disable' -XAtc 'SELECT 1'" 'no encryption'
-refused pg04 "psql 'host=$pg01 dbname=appdb user=appuser sslmode=require' -XAtc 'SELECT 1'" 'pg_hba.conf rejects connection'
+by_hand pg05 "psql 'service=pg01 user=$user' -XAtc \"SELECT 'in, over ' || version || ' from ' || inet_client_addr() FROM pg_stat_ssl WHERE pid = pg_backend_pid()\""
+refused pg05 "psql 'service=pg01 user=$user sslmode=disable' -XAtc 'SELECT 1'" 'no encryption'
+refused pg04 "psql 'host=$pg01 dbname=appdb user=$user sslmode=require' -XAtc 'SELECT 1'" 'pg_hba.conf rejects connection'
 
+sees pg05 "psql 'service=pg01 user=$user' -XAtc 'SELECT session_user, current_user'" 'appuser_a|appuser'
 say "appuser reads and writes, each tenant its own orders. It makes no tables, and readuser only reads:"
 for tenant in 7=tea 8=coffee; do
-    by_hand pg05 "PGOPTIONS='-c app.tenant=${tenant%=*}' psql 'service=pg01 user=appuser' -Xqc \"INSERT INTO orders (item) VALUES ('${tenant#*=}')\""
+    by_hand pg05 "PGOPTIONS='-c app.tenant=${tenant%=*}' psql 'service=pg01 user=$user' -Xqc \"INSERT INTO orders (item) VALUES ('${tenant#*=}')\""
 done
-sees pg05 "PGOPTIONS='-c app.tenant=7' psql 'service=pg01 user=appuser' -XAtc 'SELECT item FROM orders'" tea
-sees pg05 "psql 'service=pg01 user=appuser' -XAtc 'SELECT count(*) FROM orders'" 0
-refused pg05 "PGOPTIONS='-c app.tenant=7' psql 'service=pg01 user=appuser' -Xqc \"INSERT INTO orders (tenant_id, item) VALUES (8, 'salt')\"" 'violates row-level security policy'
-refused pg05 "psql 'service=pg01 user=appuser' -Xqc 'CREATE TABLE mine ()'" 'permission denied for schema public'
+sees pg05 "PGOPTIONS='-c app.tenant=7' psql 'service=pg01 user=$user' -XAtc 'SELECT item FROM orders'" tea
+sees pg05 "psql 'service=pg01 user=$user' -XAtc 'SELECT count(*) FROM orders'" 0
+refused pg05 "PGOPTIONS='-c app.tenant=7' psql 'service=pg01 user=$user' -Xqc \"INSERT INTO orders (tenant_id, item) VALUES (8, 'salt')\"" 'violates row-level security policy'
+refused pg05 "psql 'service=pg01 user=$user' -Xqc 'CREATE TABLE mine ()'" 'permission denied for schema public'
 refused pg05 "psql 'service=pg01 user=readuser' -Xqc \"INSERT INTO orders (tenant_id, item) VALUES (8, 'salt')\"" 'permission denied for table orders'
 refused pg05 "psql 'service=pg01 user=readuser dbname=postgres' -XAtc 'SELECT 1'" 'pg_hba.conf rejects connection'
 
@@ -218,11 +227,44 @@ until_says pg05 "PGOPTIONS='-c app.tenant=8' psql 'service=pg02 user=readuser' -
 sees pg05 "PGOPTIONS='-c app.tenant=8' psql 'service=pg02 user=readuser' -XAtc 'SELECT item FROM orders'" coffee
 by_hand pg01 "grep -o 'AUDIT: .*INSERT.*tea.*' /var/log/postgresql/audit.log"
 
+heading "Change the password, while the application logs in again and again"
+say "It reads the store, logs in with what is there, and never tries twice. Two roles take turns: the other one"
+say "gets the new password, and the old one ends a while later. A minute is too long for a demo, so:"
+want 0 sed -i 's/^retire_after = "1m"/retire_after = "3s"/' fleet.toml
+touch "$work/rotating" "$work/logins"
+application() {
+    while [ -e "$work/rotating" ]; do
+        pgfleet secrets get age:orders/appuser#username age:orders/appuser#password |
+            lab exec pg05 "cd /; read -r user; read -r PGPASSWORD; export PGPASSWORD; psql \"service=pg01 user=\$user\" -XAtc 'SELECT session_user'" 2>&1 || echo failed
+    done >>"$work/logins"
+}
+logins() { grep -c "^$1\$" "$work/logins" || true; }
+five_more() { # logins as a role
+    local before
+    before=$(logins "$1")
+    for _ in $(seq 200); do
+        [ "$(logins "$1")" -ge $((before + 5)) ] && return
+        sleep 0.1
+    done
+    fail "there were no five logins as $1 in a long time: $(tail -n 3 "$work/logins")"
+}
+application &
+five_more appuser_a
+want 0 pgfleet rotate appuser --limit orders --yes
+five_more appuser_b
+rm "$work/rotating"
+wait $!
+a=$(logins appuser_a) b=$(logins appuser_b)
+failed=$(($(wc -l <"$work/logins") - a - b))
+printf '%d logins as appuser_a, then %d as appuser_b, and %d that failed\n' "$a" "$b" "$failed"
+[ "$failed" -eq 0 ] || fail "a login failed: $(grep -v '^appuser_[ab]$' "$work/logins")"
+want 0 pgfleet rotate --status
+
 # What was sent to the server is a verifier: neither it nor a password is in a log. A word that is there shows that this
 # search would find one.
-quiet pg05 "cut -d: -f5 /root/.pgpass" >"$work/passwords"
-quiet pg01 "runuser -u postgres -- psql -XAtc \"SELECT split_part(rolpassword, '\$', 3) FROM pg_authid WHERE rolname IN ('appuser', 'readuser')\"" >>"$work/passwords"
-[ "$(grep -c . "$work/passwords")" -eq 4 ] || fail "there should be two passwords and two verifiers"
+pgfleet secrets get age:orders/appuser#password age:orders/appuser#password@previous age:orders/readuser#password >"$work/passwords"
+quiet pg01 "runuser -u postgres -- psql -XAtc \"SELECT split_part(rolpassword, '\$', 3) FROM pg_authid WHERE rolpassword IS NOT NULL AND rolname ~ '^(app|read)'\"" >>"$work/passwords"
+[ "$(grep -c . "$work/passwords")" -eq 5 ] || fail "there should be three passwords and two verifiers"
 if lab exec pg01 'grep -qFf - /var/log/postgresql/*.log' <"$work/passwords"; then fail "a password is in a log"; fi
 lab exec pg01 'grep -qFf - /var/log/postgresql/*.log' <<<'CREATE ROLE appuser' || fail "the log was not searched"
 rm "$work/passwords"

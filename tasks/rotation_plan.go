@@ -184,7 +184,7 @@ func (p *rotationPlan) set(role string, password secrets.Ref) {
 		a.Was = p.st.next.Password
 	}
 	text := "ALTER ROLE " + postgres.QuoteIdent(role) + " PASSWORD '••••'"
-	if p.t.Strategy == InPlace {
+	if p.t.Strategy == InPlace && p.st.next.HasPassword {
 		text += ": from here on the old password is refused"
 	}
 	p.add("sql:postgres:role "+role, text, a)

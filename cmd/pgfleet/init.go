@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type initOptions struct {
 	name       string
 	hosts      []string // NAME=ADDRESS[,KEY=VALUE...]
 	appNetwork string
+	appHost    string // NAME=ADDRESS
 	version    int
 	user       string
 	port       int
@@ -36,8 +38,9 @@ func (a *app) initCommand() *cobra.Command {
 		Short: "Write a commented fleet.toml, or one that describes a live server",
 		Long: `Init makes a folder with a commented fleet.toml: network, TLS with a CA of the
 fleet's own, roles, a database and its privileges, audit logging, row-level
-security. The CA's key and the roles' passwords are made and encrypted beside
-it, for an age identity of yours that init makes where you have none.
+security, and rotations of the roles' passwords, of which the first makes them.
+The CA's key is made and encrypted beside it, for an age identity of yours that
+init makes where you have none.
 
 With --from it logs in to a host, changes nothing there, and writes the tasks
 that describe what its PostgreSQL servers are like now, what their databases
@@ -45,10 +48,12 @@ hold included, so that the first plan is empty.
 
 A host is NAME=ADDRESS, and behind commas what differs from the other hosts:
 version=17, PostgreSQL's port=5433, or replication=orders, a name that a primary
-and its standbys share.
+and its standbys share. --app-host names a host inside the applications' network,
+from which a rotation logs in with a new password to prove it.
 
 Init overwrites nothing.`,
-		Example: `  pgfleet init prod --host pg01=10.0.0.11 --host pg02=10.0.0.12,version=17 --app-network 10.0.8.0/24
+		Example: `  pgfleet init prod --host pg01=10.0.0.11 --host pg02=10.0.0.12,version=17 \
+    --app-network 10.0.8.0/24 --app-host app1=10.0.8.21
   pgfleet init prod --host pg01=10.0.0.11,replication=orders --host pg02=10.0.0.12,replication=orders
   pgfleet init prod --from ops@pg01.example.org`,
 		Args: cobra.MaximumNArgs(1),
@@ -67,6 +72,7 @@ Init overwrites nothing.`,
 	f.StringVar(&o.name, "name", "prod", "the fleet's `name`")
 	f.StringArrayVar(&o.hosts, "host", nil, "a host as `NAME=ADDRESS`[,version=17][,replication=orders][,port=5433]; for several, give it several times")
 	f.StringVar(&o.appNetwork, "app-network", "", "the `network` that applications connect from, such as 10.0.8.0/24")
+	f.StringVar(&o.appHost, "app-host", "", "a host inside that network as `NAME=ADDRESS`; new passwords are proven by a login from there")
 	f.IntVar(&o.version, "version", 15, "PostgreSQL's `major` version, where a host has no other")
 	f.StringVar(&o.user, "user", "", "the login on the hosts; ssh_config decides otherwise")
 	f.IntVar(&o.port, "port", 0, "sshd's port; ssh_config decides otherwise")
@@ -75,6 +81,7 @@ Init overwrites nothing.`,
 	f.StringVar(&o.from, "from", "", "log in to this `host`, named as for ssh, and describe what is there")
 	cmd.MarkFlagsMutuallyExclusive("from", "host")
 	cmd.MarkFlagsMutuallyExclusive("from", "app-network")
+	cmd.MarkFlagsMutuallyExclusive("from", "app-host")
 	cmd.MarkFlagsMutuallyExclusive("from", "version")
 	return cmd
 }
@@ -96,11 +103,7 @@ func (a *app) initExample(ctx context.Context, dir string, o initOptions) error 
 	if err != nil {
 		return &inputError{err}
 	}
-	names := []string{fleetFile, caFile, syslogFile, ordersFile, secretFile(caSecret)}
-	for _, secret := range passwords() {
-		names = append(names, secretFile(secret))
-	}
-	staged, err := newStaging(dir, names...)
+	staged, err := newStaging(dir, fleetFile, caFile, syslogFile, ordersFile, secretFile(caSecret))
 	if err != nil {
 		return err
 	}
@@ -111,7 +114,7 @@ func (a *app) initExample(ctx context.Context, dir string, o initOptions) error 
 		return &inputError{err}
 	}
 	fleet.AgeIdentity, fleet.Recipient = identity.name, identity.recipient
-	if err := staged.makeSecrets(ctx, o.name, identity); err != nil {
+	if err := staged.makeCA(ctx, o.name, identity); err != nil {
 		return err
 	}
 	text, err := fleet.render()
@@ -149,6 +152,7 @@ type exampleFleet struct {
 	ExampleHosts   bool // nobody said which hosts there are
 	AppNetwork     string
 	ExampleNetwork bool
+	AppHost        *exampleHost // nil where nobody said one
 	AgeIdentity    string
 	Recipient      string
 }
@@ -195,8 +199,25 @@ func (o initOptions) example() (*exampleFleet, error) {
 	if len(o.hosts) == 0 {
 		f.Hosts, f.ExampleHosts = exampleHosts(), true
 	}
+	if o.appHost != "" {
+		h, err := parseHost(o.appHost)
+		switch {
+		case err != nil:
+		case strings.Contains(o.appHost, ","):
+			err = errors.New("it has no PostgreSQL that a key could describe; want NAME=ADDRESS, such as app1=10.0.8.21")
+		case slices.ContainsFunc(f.Hosts, func(other exampleHost) bool { return other.Name == h.Name || other.Address == h.Address }):
+			err = errors.New("the name or the address is that of a --host; want another host, where applications connect from")
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("--app-host %q: %w", o.appHost, err))
+		}
+		f.AppHost = &h
+	}
 	return f, errors.Join(problems...)
 }
+
+// Cluster is the name of a cluster of the fleet, as paths of secrets have it.
+func (f *exampleFleet) Cluster() string { return cmp.Or(f.Hosts[0].Replication, f.Hosts[0].Name) }
 
 func (f *exampleFleet) render() (string, error) {
 	t, err := template.New(fleetFile).Delims("<<", ">>").Option("missingkey=error").Funcs(template.FuncMap{
@@ -230,9 +251,6 @@ func (f *exampleFleet) report(dir string, names []string, identity ageKey, made 
 		ignoreFile:           "what not to commit",
 		secretFile(caSecret): "the CA's key, encrypted",
 	}
-	for _, role := range passwords() {
-		what[secretFile(role)] = "the password of " + role + ", made at random, encrypted"
-	}
 	for _, n := range names {
 		fmt.Fprintf(&b, "  %-20s %s\n", n, what[n])
 	}
@@ -251,9 +269,13 @@ func (f *exampleFleet) report(dir string, names []string, identity ageKey, made 
 	if filepath.Clean(dir) != "." {
 		fmt.Fprintf(&b, "  cd %s\n", dir)
 	}
-	b.WriteString("  pgfleet check    find mistakes; nobody is dialled\n")
-	b.WriteString("  pgfleet plan     show what would change; nothing is changed\n")
-	b.WriteString("  pgfleet apply    show it, ask, and change it\n")
-	fmt.Fprintf(&b, "\npgfleet secrets get age:%s#password shows a password.\n", passwords()[0])
+	b.WriteString("  pgfleet check         find mistakes; nobody is dialled\n")
+	b.WriteString("  pgfleet plan          show what would change; nothing is changed\n")
+	b.WriteString("  pgfleet apply         show it, ask, and change it\n")
+	b.WriteString("  pgfleet rotate --all  make the roles' passwords, and prove them by logging in\n")
+	if f.AppHost == nil {
+		b.WriteString("\nThe logins come from this machine. Unless it is inside app_network, name a host that is\nas verify_from in fleet.toml.\n")
+	}
+	fmt.Fprintf(&b, "\npgfleet secrets get age:%s/appuser#password shows a password.\n", f.Cluster())
 	return b.String()
 }

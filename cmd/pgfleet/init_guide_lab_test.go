@@ -19,10 +19,12 @@ import (
 // empty to done.
 func TestLabInitApply(t *testing.T) {
 	versions := []int{13, 15, 17, 18}
-	l, flags := initLab(t, versions...)
+	l, flags := initLab(t, append(versions, 15)...)
+	servers, application := l.Hosts()[:len(versions)], l.Hosts()[len(versions)]
+	asApplication(t, l, application, servers)
 	dir := filepath.Join(t.TempDir(), "fleet")
-	args := append([]string{dir, "--app-network", l.Applications.String()}, flags...)
-	for i, h := range l.Hosts() {
+	args := append([]string{dir, "--app-network", l.Applications.String(), "--app-host", "app1=" + application.Address.String()}, flags...)
+	for i, h := range servers {
 		args = append(args, "--host", fmt.Sprintf("%s=%s,version=%d", h.Name, h.Address, versions[i]))
 	}
 	if _, err := runInit(t, args...); err != nil {
@@ -34,15 +36,19 @@ func TestLabInitApply(t *testing.T) {
 	wantPlan(t, dir, 2)
 	wantApply(t, dir)
 	wantPlan(t, dir, 0)
-	for _, h := range l.Hosts() {
-		t.Run(h.Name, func(t *testing.T) {
-			wantGuide(t, h)
-			wantLogins(t, l, h, dir)
-		})
+	for _, user := range []string{"appuser_a", "appuser_b"} { // they take turns
+		wantRotate(t, dir, "--all")
+		wantPlan(t, dir, 0)
+		for _, h := range servers {
+			t.Run(h.Name+"/"+user, func(t *testing.T) {
+				wantGuide(t, h, user)
+				wantLogins(t, l, h, dir, user)
+			})
+		}
 	}
 
 	// What somebody changes by hand is found, each of it, and undone.
-	for _, h := range l.Hosts() {
+	for _, h := range servers {
 		var script strings.Builder
 		for sql := range drifts() {
 			fmt.Fprintf(&script, "%s;\n", sql)
@@ -62,39 +68,95 @@ func TestLabInitApply(t *testing.T) {
 	}
 	wantApply(t, dir)
 	wantPlan(t, dir, 0)
-	for _, h := range l.Hosts() {
-		wantGuide(t, h)
-		wantLogins(t, l, h, dir)
+	// A password that was changed by hand is the rotation's to find.
+	for _, h := range servers {
+		code, out := pgfleet(t, dir, "rotate", "--status", "-l", h.Name)
+		for _, role := range []string{"readuser", "appuser_b"} {
+			if !strings.Contains(out, "the password of "+role+" is not what age:"+h.Name+"/") {
+				t.Errorf("%s: rotate --status says nothing of %s, whose password was changed by hand:\n%s", h.Name, role, out)
+			}
+		}
+		if code != 1 {
+			t.Errorf("%s: rotate --status: exit %d, want 1", h.Name, code)
+		}
+	}
+	if code, out := pgfleet(t, dir, "rotate", "--all", "--yes"); code != 1 || !strings.Contains(out, "--force") {
+		t.Errorf("rotate overwrites a password that was changed by hand: exit %d:\n%s", code, out)
+	}
+	wantRotate(t, dir, "--all", "--force")
+	uncommentLogin(t, dir) // now that there are passwords
+	wantApply(t, dir)
+	wantPlan(t, dir, 0)
+	for _, h := range servers {
+		wantGuide(t, h, "appuser_a")
+		wantLogins(t, l, h, dir, "appuser_a")
 	}
 }
 
-// drifts are changes by hand, and what undoes them.
+// asApplication gives a host a second address, in the applications' network, from
+// which it connects to the servers.
+func asApplication(t *testing.T, l *lab.Lab, h *lab.Running, servers []*lab.Running) {
+	t.Helper()
+	address := l.Application.Next()
+	script := fmt.Sprintf("ip address add %s/32 dev host0", address)
+	for _, s := range servers {
+		script += fmt.Sprintf("; ip route add %s/32 dev host0 src %s", s.Address, address)
+	}
+	if out, err := h.Exec(t.Context(), "set -e; "+script); err != nil {
+		t.Fatalf("%s: %s %v", h.Name, out, err)
+	}
+}
+
+// wantRotate rotates, without the minute that the old password would go on for.
+func wantRotate(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	file := filepath.Join(dir, fleetFile)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(string(text), `retire_after = "1m"`, `retire_after = "1s"`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out := pgfleet(t, dir, append([]string{"rotate", "--yes"}, args...)...); code != 0 {
+		t.Fatalf("rotate: exit %d:\n%s", code, out)
+	}
+}
+
+// drifts are changes by hand, and what undoes them; a password's is undone by a
+// rotation.
 func drifts() map[string]string {
 	return map[string]string{
-		"ALTER ROLE readuser SUPERUSER":                                                                     "ALTER ROLE readuser NOSUPERUSER",
-		"ALTER ROLE readuser PASSWORD 'by hand'":                                                            "ALTER ROLE readuser PASSWORD ••••",
-		"ALTER ROLE postgres PASSWORD 'by hand'":                                                            "ALTER ROLE postgres PASSWORD NULL",
-		"GRANT pg_execute_server_program TO appuser":                                                        "REVOKE pg_execute_server_program FROM appuser",
-		"GRANT CONNECT ON DATABASE appdb TO PUBLIC":                                                         "REVOKE CONNECT ON DATABASE appdb FROM PUBLIC",
-		"GRANT ALL ON orders TO PUBLIC":                                                                     "ON TABLE public.orders FROM PUBLIC",
-		"GRANT UPDATE (item) ON orders TO readuser":                                                         "REVOKE UPDATE (item) ON TABLE public.orders FROM readuser",
-		"GRANT TRUNCATE ON orders TO appuser":                                                               "REVOKE TRUNCATE ON TABLE public.orders FROM appuser",
-		"REVOKE SELECT ON orders FROM readuser":                                                             "GRANT SELECT ON TABLE public.orders TO readuser",
-		"GRANT CREATE ON SCHEMA public TO appuser":                                                          "REVOKE CREATE ON SCHEMA public FROM appuser",
-		"ALTER TABLE orders DISABLE ROW LEVEL SECURITY":                                                     "ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY",
-		"ALTER TABLE orders NO FORCE ROW LEVEL SECURITY":                                                    "ALTER TABLE public.orders FORCE ROW LEVEL SECURITY",
-		"ALTER POLICY tenant ON orders USING (true)":                                                        "ALTER POLICY tenant ON public.orders USING (tenant_id",
-		"CREATE POLICY more ON orders FOR SELECT USING (id > 0)":                                            "DROP POLICY more ON public.orders",
-		"ALTER ROLE appuser SET work_mem = '1GB'":                                                           "ALTER ROLE appuser RESET work_mem",
-		"ALTER DATABASE appdb SET work_mem = '2GB'":                                                         "ALTER DATABASE appdb RESET work_mem",
-		"ALTER SYSTEM SET pgaudit.log = 'none'":                                                             "ALTER SYSTEM RESET pgaudit.log",
+		"ALTER ROLE readuser SUPERUSER":                          "ALTER ROLE readuser NOSUPERUSER",
+		"ALTER ROLE readuser PASSWORD 'by hand'":                 "",
+		"ALTER ROLE appuser_b PASSWORD 'by hand'":                "",
+		"ALTER ROLE appuser LOGIN":                               "ALTER ROLE appuser NOLOGIN",
+		"ALTER ROLE appuser_b SET role = 'none'":                 "ALTER ROLE appuser_b SET role TO 'appuser'",
+		"REVOKE appuser FROM appuser_b":                          "GRANT appuser TO appuser_b",
+		"GRANT appowner TO appuser_a":                            "REVOKE appowner FROM appuser_a",
+		"ALTER ROLE postgres PASSWORD 'by hand'":                 "ALTER ROLE postgres PASSWORD NULL",
+		"GRANT pg_execute_server_program TO appuser":             "REVOKE pg_execute_server_program FROM appuser",
+		"GRANT CONNECT ON DATABASE appdb TO PUBLIC":              "REVOKE CONNECT ON DATABASE appdb FROM PUBLIC",
+		"GRANT ALL ON orders TO PUBLIC":                          "ON TABLE public.orders FROM PUBLIC",
+		"GRANT UPDATE (item) ON orders TO readuser":              "REVOKE UPDATE (item) ON TABLE public.orders FROM readuser",
+		"GRANT TRUNCATE ON orders TO appuser":                    "REVOKE TRUNCATE ON TABLE public.orders FROM appuser",
+		"REVOKE SELECT ON orders FROM readuser":                  "GRANT SELECT ON TABLE public.orders TO readuser",
+		"GRANT CREATE ON SCHEMA public TO appuser":               "REVOKE CREATE ON SCHEMA public FROM appuser",
+		"ALTER TABLE orders DISABLE ROW LEVEL SECURITY":          "ALTER TABLE public.orders ENABLE ROW LEVEL SECURITY",
+		"ALTER TABLE orders NO FORCE ROW LEVEL SECURITY":         "ALTER TABLE public.orders FORCE ROW LEVEL SECURITY",
+		"ALTER POLICY tenant ON orders USING (true)":             "ALTER POLICY tenant ON public.orders USING (tenant_id",
+		"CREATE POLICY more ON orders FOR SELECT USING (id > 0)": "DROP POLICY more ON public.orders",
+		"ALTER ROLE appuser SET work_mem = '1GB'":                "ALTER ROLE appuser RESET work_mem",
+		"ALTER DATABASE appdb SET work_mem = '2GB'":              "ALTER DATABASE appdb RESET work_mem",
+		"ALTER SYSTEM SET pgaudit.log = 'none'":                  "ALTER SYSTEM RESET pgaudit.log",
 		"ALTER DEFAULT PRIVILEGES FOR ROLE appowner IN SCHEMA public REVOKE SELECT ON TABLES FROM readuser": "IN SCHEMA public GRANT SELECT ON TABLES TO readuser",
 		"ALTER DEFAULT PRIVILEGES FOR ROLE appowner GRANT EXECUTE ON FUNCTIONS TO PUBLIC":                   "REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
 	}
 }
 
-// wantGuide asks a server, without pgfleet, whether it is as the guide wants it.
-func wantGuide(t *testing.T, h *lab.Running) {
+// wantGuide asks a server, without pgfleet, whether it is as the guide wants it,
+// with one of the application's two roles in use.
+func wantGuide(t *testing.T, h *lab.Running, user string) {
 	t.Helper()
 	ask := func(database, query string) string {
 		return fmt.Sprintf("cd /; runuser -u postgres -- psql -XAtd %s -c %q", database, query)
@@ -104,18 +166,20 @@ func wantGuide(t *testing.T, h *lab.Running) {
 	}
 	const all = "'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'"
 	for script, want := range map[string]string{
-		ask("postgres", "SHOW shared_preload_libraries"):                                                                     "pgaudit",
-		ask("postgres", "SHOW pgaudit.log"):                                                                                  "ddl, write, role",
-		ask("postgres", "SHOW listen_addresses"):                                                                             "localhost, " + h.Address.String(),
-		ask("postgres", "SELECT string_agg(rolname, ', ') FROM pg_authid WHERE rolsuper"):                                    "postgres",
-		ask("postgres", "SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_authid WHERE rolpassword LIKE 'SCRAM-%'"): "appuser, readuser",
-		ask("postgres", "SELECT count(*) FROM pg_authid WHERE rolpassword NOT LIKE 'SCRAM-%'"):                               "0",
-		ask("postgres", "SELECT count(*) FROM pg_db_role_setting"):                                                           "0",
-		ask("postgres", "SELECT datacl FROM pg_database WHERE datname = 'appdb'"):                                            "{appowner=CTc/appowner,appuser=c/appowner,readuser=c/appowner}",
-		ask("appdb", "SELECT string_agg(extname, ', ' ORDER BY extname) FROM pg_extension"):                                  "pgaudit, plpgsql",
-		ask("appdb", "SELECT nspacl FROM pg_namespace WHERE nspname = 'public'"):                                             "{appowner=UC/appowner,appuser=U/appowner,readuser=U/appowner}",
-		ask("appdb", "SELECT relowner::regrole, relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = 'orders'"): "appowner|t|t",
-		ask("appdb", "SELECT string_agg(polname, ', ') FROM pg_policy"):                                                      "tenant",
+		ask("postgres", "SHOW shared_preload_libraries"):                                                                                                                                     "pgaudit",
+		ask("postgres", "SHOW pgaudit.log"):                                                                                                                                                  "ddl, write, role",
+		ask("postgres", "SHOW listen_addresses"):                                                                                                                                             "localhost, " + h.Address.String(),
+		ask("postgres", "SELECT string_agg(rolname, ', ') FROM pg_authid WHERE rolsuper"):                                                                                                    "postgres",
+		ask("postgres", "SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_authid WHERE rolpassword LIKE 'SCRAM-%'"):                                                                 user + ", readuser",
+		ask("postgres", "SELECT count(*) FROM pg_authid WHERE rolpassword NOT LIKE 'SCRAM-%'"):                                                                                               "0",
+		ask("postgres", "SELECT string_agg(setrole::regrole || ' ' || setconfig::text, ', ' ORDER BY setrole::regrole::text) FROM pg_db_role_setting"):                                       "appuser_a {role=appuser}, appuser_b {role=appuser}",
+		ask("postgres", "SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_roles WHERE rolcanlogin"):                                                                                 "appuser_a, appuser_b, dba, postgres, readuser",
+		ask("postgres", "SELECT string_agg(member::regrole || ' of ' || roleid::regrole, ', ' ORDER BY member::regrole::text) FROM pg_auth_members WHERE member::regrole::text LIKE 'app%'"): "appuser_a of appuser, appuser_b of appuser",
+		ask("postgres", "SELECT datacl FROM pg_database WHERE datname = 'appdb'"):                                                                                                            "{appowner=CTc/appowner,appuser=c/appowner,readuser=c/appowner}",
+		ask("appdb", "SELECT string_agg(extname, ', ' ORDER BY extname) FROM pg_extension"):                                                                                                  "pgaudit, plpgsql",
+		ask("appdb", "SELECT nspacl FROM pg_namespace WHERE nspname = 'public'"):                                                                                                             "{appowner=UC/appowner,appuser=U/appowner,readuser=U/appowner}",
+		ask("appdb", "SELECT relowner::regrole, relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = 'orders'"):                                                                 "appowner|t|t",
+		ask("appdb", "SELECT string_agg(polname, ', ') FROM pg_policy"):                                                                                                                      "tenant",
 		can("appuser", all):  "SELECT, INSERT, UPDATE, DELETE",
 		can("readuser", all): "SELECT",
 		"grep -q 'AUDIT: SESSION.*CREATE EXTENSION' /var/log/postgresql/audit.log && echo logged": "logged",
@@ -127,9 +191,10 @@ func wantGuide(t *testing.T, h *lab.Running) {
 	}
 }
 
-// wantLogins logs in as the roles of the guide, with the passwords that init has
-// made: each may do what it should, and nothing else.
-func wantLogins(t *testing.T, l *lab.Lab, h *lab.Running, dir string) {
+// wantLogins logs in as the roles of the guide, with what the secrets say, appuser
+// as the one of its two roles that is in use: each may do what it should, and
+// nothing else.
+func wantLogins(t *testing.T, l *lab.Lab, h *lab.Running, dir, user string) {
 	t.Helper()
 	fleet := loadInit(t, dir)
 	term := terminal{LookupEnv: os.LookupEnv}
@@ -138,9 +203,18 @@ func wantLogins(t *testing.T, l *lab.Lab, h *lab.Running, dir string) {
 		t.Fatal(err)
 	}
 	run := func(role, database, tenant, sql string) (string, error) {
-		password, _, err := resolver.Resolve(t.Context(), secrets.Ref{Store: "age", Path: role, Key: "password"})
+		secret := secrets.Ref{Store: "age", Path: h.Name + "/" + role, Key: "password"}
+		password, _, err := resolver.Resolve(t.Context(), secret)
 		if err != nil {
 			return "", err
+		}
+		if role == "appuser" {
+			secret.Key = "username"
+			name, _, err := resolver.Resolve(t.Context(), secret)
+			if err != nil {
+				return "", err
+			}
+			role = string(name.Expose())
 		}
 		config, err := pgx.ParseConfig(fmt.Sprintf("host=%s user=%s dbname=%s sslmode=verify-full sslrootcert=%s", h.Address, role, database, filepath.Join(dir, caFile)))
 		if err != nil {
@@ -174,6 +248,8 @@ func wantLogins(t *testing.T, l *lab.Lab, h *lab.Running, dir string) {
 		t.Fatalf("%s: appuser: %v", h.Name, err)
 	}
 	for _, x := range []struct{ role, database, tenant, sql, want, fails string }{
+		{role: "appuser", sql: "SELECT session_user || ', ' || current_user", want: user + ", appuser"},
+		{role: "appuser", sql: "ALTER ROLE " + user + " SET role = 'appowner'", fails: "permission denied"},
 		{role: "appuser", tenant: "7", sql: "INSERT INTO orders (item) VALUES ('tea') RETURNING tenant_id", want: "7"},
 		{role: "appuser", tenant: "7", sql: "SELECT item FROM orders", want: "tea"},
 		{role: "appuser", tenant: "8", sql: "SELECT item FROM orders"},

@@ -17,15 +17,12 @@ import (
 	"github.com/pgfleet/pgfleet/internal/secrets"
 )
 
-// passwords are the secrets with the passwords of the roles that the example has.
-func passwords() []string { return []string{"appuser", "readuser"} }
-
 // secretFile is where the store of kind age keeps a secret.
 func secretFile(secret string) string { return filepath.Join(secretsDir, secret+".age") }
 
-// makeSecrets makes the fleet's CA and the passwords of the example's roles,
-// encrypted for the operator.
-func (s *staging) makeSecrets(ctx context.Context, fleet string, operator ageKey) error {
+// makeCA makes the fleet's CA, with its key encrypted for the operator. Passwords
+// are made by the first rotation.
+func (s *staging) makeCA(ctx context.Context, fleet string, operator ageKey) error {
 	now := time.Now()
 	ca, err := pki.NewCA(pki.CAOptions{CommonName: fleet + " CA " + strconv.Itoa(now.Year()), Now: now})
 	if err != nil {
@@ -47,11 +44,6 @@ func (s *staging) makeSecrets(ctx context.Context, fleet string, operator ageKey
 	}
 	if err := s.keep(ctx, store, caSecret, "key", key); err != nil {
 		return err
-	}
-	for _, secret := range passwords() {
-		if err := s.keep(ctx, store, secret, "password", secrets.GeneratePassword()); err != nil {
-			return err
-		}
 	}
 	return s.write(caFile, string(ca.CertificatePEM()))
 }

@@ -85,8 +85,10 @@ func (s *staging) expand() (*inventory.Fleet, map[inventory.InstanceID][]*tasks.
 		return nil, nil, err
 	}
 	local := func(name string) ([]byte, error) { return os.ReadFile(fleet.File(name)) }
-	bound, errs := tasks.Expand(fleet, fleet.Instances(), tasks.Options{Local: local})
-	return fleet, bound, errs.Err()
+	options := tasks.Options{Local: local}
+	bound, errs := tasks.Expand(fleet, fleet.Instances(), options)
+	_, more := tasks.NewRotations(fleet, fleet.Instances(), nil, tasks.Asked{}, options)
+	return fleet, bound, append(errs, more...).Sorted().Err()
 }
 
 // place moves the files to where they go, fleet.toml last: a folder that has one

@@ -59,6 +59,7 @@ func TestInitPassesCheck(t *testing.T) {
 		{"hosts that differ", []string{"--host", "pg01=10.0.0.11,replication=orders", "--host", "pg02=10.0.0.12,replication=orders",
 			"--host", "pg03=fd00::3,port=5433,version=17"}},
 		{"IPv6", []string{"--app-network", "fd00:1::/64"}},
+		{"a host of an application", []string{"--app-network", "10.0.8.0/24", "--app-host", "app.1=10.0.8.21"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir, out, err := initIn(t, t.TempDir(), tt.args...)
@@ -77,7 +78,7 @@ func TestInitPassesCheck(t *testing.T) {
 			if diff := cmp.Diff(tasks.Kinds(), slices.Compact(kinds)); diff != "" {
 				t.Errorf("kinds that the example uses (-want +got):\n%s", diff)
 			}
-			for _, next := range []string{"pgfleet check", "pgfleet plan", "pgfleet apply", "identity.txt"} {
+			for _, next := range []string{"pgfleet check", "pgfleet plan", "pgfleet apply", "pgfleet rotate --all", "identity.txt"} {
 				if !strings.Contains(out, next) {
 					t.Errorf("the report does not name %q:\n%s", next, out)
 				}
@@ -101,7 +102,98 @@ func loadInit(t *testing.T, dir string) *inventory.Fleet {
 	if _, errs := tasks.Expand(fleet, fleet.Instances(), tasks.Options{Local: local}); len(errs) > 0 {
 		t.Fatal(errs)
 	}
+	if _, errs := tasks.NewRotations(fleet, fleet.Instances(), nil, tasks.Asked{}, tasks.Options{Local: local}); len(errs) > 0 {
+		t.Fatal(errs)
+	}
 	return fleet
+}
+
+// The rotations that init writes: of which role, how, with which secret on each
+// instance, and from where a new password is proven.
+func TestInitRotations(t *testing.T) {
+	hosts := []string{"--host", "pg01=10.0.0.11,replication=orders", "--host", "pg02=10.0.0.12,replication=orders", "--host", "pg03=10.0.0.13"}
+	for _, tt := range []struct {
+		name, from string
+		args       []string
+		said       bool // that logins come from here
+	}{
+		{"from here", "", nil, true},
+		{"from a host of an application", "app1", []string{"--app-host", "app1=10.0.8.21"}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir, out, err := initIn(t, t.TempDir(), append(tt.args, hosts...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(out, "The logins come from this machine.") != tt.said {
+				t.Errorf("where logins come from:\n%s", out)
+			}
+			fleet := loadInit(t, dir)
+			local := func(name string) ([]byte, error) { return os.ReadFile(fleet.File(name)) }
+			bound, errs := tasks.NewRotations(fleet, fleet.Instances(), nil, tasks.Asked{}, tasks.Options{Local: local})
+			if len(errs) > 0 {
+				t.Fatal(errs)
+			}
+			var got []string
+			for _, in := range fleet.Instances() {
+				for _, b := range bound[in.ID()] {
+					r := b.Task.(*tasks.Rotation)
+					var roles []string
+					for _, role := range r.Roles {
+						roles = append(roles, role.Value)
+					}
+					got = append(got, fmt.Sprint(in.ID(), " ", r.Role(), " ", r.Strategy, " ", roles, " ", r.Ref(), " ", r.Database, " ", r.MaxAge, " ", r.VerifyFrom.Value))
+				}
+			}
+			var want []string
+			for _, in := range [][2]string{{"pg01", "orders"}, {"pg02", "orders"}, {"pg03", "pg03"}} {
+				want = append(want,
+					in[0]+" appuser alternate [appuser_a appuser_b] age:"+in[1]+"/appuser#password appdb 90d "+tt.from,
+					in[0]+" readuser in-place [] age:"+in[1]+"/readuser#password appdb 90d "+tt.from)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			host := fleet.Host("app1")
+			if (host != nil) != (tt.from != "") {
+				t.Fatalf("app1: %v", host)
+			}
+			if host != nil && (host.Address != "10.0.8.21" || len(host.Instances) != 0) {
+				t.Errorf("app1 has the address %s and %d instances", host.Address, len(host.Instances))
+			}
+		})
+	}
+}
+
+// What stands behind a # at the end of fleet.toml is right once it is taken off.
+func TestInitCommentedLogin(t *testing.T) {
+	dir, _, err := initIn(t, t.TempDir(), "--app-host", "app1=10.0.8.21")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := len(loadInit(t, dir).Tasks)
+	uncommentLogin(t, dir)
+	if after := len(loadInit(t, dir).Tasks); after != before+1 {
+		t.Errorf("%d tasks, and %d with the one that was commented out", before, after)
+	}
+}
+
+// uncommentLogin takes the # off the task "Readers can log in".
+func uncommentLogin(t *testing.T, dir string) {
+	t.Helper()
+	file := filepath.Join(dir, fleetFile)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, task, found := strings.Cut(string(text), "# [[task]]\n# name = \"Readers can log in\"")
+	if !found {
+		t.Fatal("there is no such task")
+	}
+	task = strings.ReplaceAll("# [[task]]\n# name = \"Readers can log in\""+task, "\n# ", "\n")
+	if err := os.WriteFile(file, []byte(head+strings.TrimPrefix(task, "# ")), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestInitTakesFlagsOver(t *testing.T) {
@@ -184,7 +276,6 @@ func TestInitIdentity(t *testing.T) {
 		t.Errorf("the identity was replaced: %v", err)
 	}
 	a, b := loadInit(t, first), loadInit(t, second)
-	made := map[string]bool{}
 	if diff := cmp.Diff(a.Secrets.Age, b.Secrets.Age); diff != "" {
 		t.Errorf("the second fleet has another identity:\n%s", diff)
 	}
@@ -214,25 +305,22 @@ func TestInitIdentity(t *testing.T) {
 		if strings.Contains(string(sealed), "PRIVATE") || !strings.Contains(string(sealed), "age-encryption.org") {
 			t.Error("the CA's key is not encrypted")
 		}
-		for _, role := range []string{"appuser", "readuser"} {
-			password, _, err := resolver.Resolve(t.Context(), secrets.Ref{Store: "age", Path: role, Key: "password"})
-			if err != nil {
-				t.Fatal(err)
+		// Passwords are made by the first rotation, on each cluster.
+		var made []string
+		err = filepath.WalkDir(filepath.Join(dir, "secrets"), func(p string, d os.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				made = append(made, filepath.Base(p))
 			}
-			if n := len(password.Expose()); n != 43 || made[string(password.Expose())] {
-				t.Errorf("%s: a password of %d characters, want 43 that no other role has", role, n)
-			}
-			made[string(password.Expose())] = true
-			sealed, err := os.ReadFile(filepath.Join(dir, "secrets", role+".age"))
-			if err != nil || strings.Contains(string(sealed), string(password.Expose())) || !strings.Contains(string(sealed), "age-encryption.org") {
-				t.Errorf("%s: the password is not encrypted: %v", role, err)
-			}
+			return err
+		})
+		if err != nil || !slices.Equal(made, []string{"ca.age"}) {
+			t.Errorf("secrets: %v %v", made, err)
 		}
 	}
 }
 
 func TestInitOverwritesNothing(t *testing.T) {
-	for _, name := range []string{"fleet.toml", "ca.pem", "secrets/ca.age", "secrets/readuser.age", "files/rsyslog.conf", "sql/orders.sql"} {
+	for _, name := range []string{"fleet.toml", "ca.pem", "secrets/ca.age", "files/rsyslog.conf", "sql/orders.sql"} {
 		t.Run(name, func(t *testing.T) {
 			home := t.TempDir()
 			t.Setenv("HOME", home)
@@ -271,6 +359,7 @@ func TestInitRefusesFlags(t *testing.T) {
 		{"--host", "pg01"}, {"--host", "pg 01=10.0.0.1"}, {"--host", "pg01="}, {"--host", "pg01=a b"},
 		{"--host", "pg01=10.0.0.1", "--host", "pg01=10.0.0.2"},
 		{"--app-network", "10.0.0.0"}, {"--app-network", "10.0.8.1/24"},
+		{"--app-host", "app1"}, {"--app-host", "app1=10.0.8.21,port=5433"}, {"--app-host", "pg01=10.0.8.21"}, {"--app-host", "app1=192.0.2.12"},
 		{"--host", "pg01=10.0.0.1,verison=17"}, {"--name", "my fleet"}, {"--version", "9"},
 	} {
 		dir, _, err := initIn(t, t.TempDir(), args...)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,41 +35,72 @@ that was written here with the next apply.`,
 
 func (a *app) secretsGetCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "get STORE:PATH[#KEY][@VERSION]",
-		Short: "Print the value of a secret",
+		Use:   "get STORE:PATH[#KEY][@VERSION]...",
+		Short: "Print the value of a secret, or of several",
 		Long: `Get prints the value to standard output, every byte as it is; on a terminal a
 newline follows. Without #KEY the secret must have one key only. VERSION is a
-version's ID, or current, pending or previous.`,
-		Args:              oneSecret,
-		ValidArgsFunction: a.completeSecret,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.secretsGet(cmd.Context(), args[0]) },
+version's ID, or current, pending or previous.
+
+Of several, each value is a line. Those of one secret are of one version: a user's
+name and password fit each other, also while they are being rotated.`,
+		Example: `  pgfleet secrets get age:prod/appuser#password
+  pgfleet secrets get age:prod/appuser#username age:prod/appuser#password`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return nil
+			}
+			return oneSecret(cmd, args)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+			return a.completeSecret(cmd, nil, typed)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return a.secretsGet(cmd.Context(), args) },
 	}
 }
 
-func (a *app) secretsGet(ctx context.Context, name string) error {
-	ref, err := secrets.ParseRef(name)
-	if err != nil {
-		return &inputError{err}
+func (a *app) secretsGet(ctx context.Context, names []string) error {
+	var refs []secrets.Ref
+	for _, name := range names {
+		ref, err := secrets.ParseRef(name)
+		if err != nil {
+			return &inputError{err}
+		}
+		refs = append(refs, ref)
 	}
 	resolver, err := a.secretStores(ctx)
 	if err != nil {
 		return err
 	}
-	store, err := resolver.Store(ref.Store)
-	if err != nil {
-		return &inputError{fmt.Errorf("secret %v: %w", ref, err)}
+	entries := map[secrets.Ref]secrets.Entry{} // without keys: each is read once
+	var lines []byte
+	for _, ref := range refs {
+		store, err := resolver.Store(ref.Store)
+		if err != nil {
+			return &inputError{fmt.Errorf("secret %v: %w", ref, err)}
+		}
+		whole := secrets.Ref{Store: ref.Store, Path: ref.Path, Version: ref.Version}
+		entry, ok := entries[whole]
+		if !ok {
+			// Past the Resolver, which has all keys masked in what is printed: a user's name
+			// among them would be masked in the name of the secret.
+			if entry, err = store.Get(ctx, ref.Path, ref.Version); err != nil {
+				return &inputError{err}
+			}
+			entries[whole] = entry
+		}
+		value, err := entry.Value(ref.Key)
+		if err != nil {
+			return &inputError{&secrets.Error{Store: ref.Store, Path: ref.Path, Err: err}}
+		}
+		if len(refs) == 1 {
+			return a.ui.Value(value)
+		}
+		if bytes.ContainsRune(value.Expose(), '\n') {
+			return &inputError{fmt.Errorf("secret %v: its value has several lines; get it alone", ref)}
+		}
+		lines = append(append(lines, value.Expose()...), '\n')
 	}
-	// Past the Resolver, which has all keys masked in what is printed: a user's name
-	// among them would be masked in the name of the secret.
-	entry, err := store.Get(ctx, ref.Path, ref.Version)
-	if err != nil {
-		return &inputError{err}
-	}
-	value, err := entry.Value(ref.Key)
-	if err != nil {
-		return &inputError{&secrets.Error{Store: ref.Store, Path: ref.Path, Err: err}}
-	}
-	return a.ui.Value(value)
+	return a.ui.Value(secrets.New(lines))
 }
 
 // secretStores returns the stores of the fleet.

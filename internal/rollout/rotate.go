@@ -269,6 +269,9 @@ func (x *executor) proveOne(ctx context.Context, a tasks.ProvePassword, in inven
 	deadline := time.Now().Add(login.Timeout)
 	for {
 		err := x.login(ctx, login)
+		if err != nil && strings.Contains(err.Error(), "pg_hba.conf") {
+			return fmt.Errorf("%w; the login has to come from where the rules let %s in: verify_from in [[rotation]] names a host there", err, login.Role)
+		}
 		refused := (*refusedError)(nil)
 		if err == nil || errors.As(err, &refused) || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
@@ -352,7 +355,9 @@ func (x *executor) promote(ctx context.Context, a tasks.Promote) error {
 	}
 	x.rotation.promoted = time.Now()
 	if r := x.rotation; !r.altered.IsZero() {
-		x.noted(fmt.Sprintf("the old password of %s was refused for %d ms before the new one was published", r.set.Role, r.promoted.Sub(r.altered).Milliseconds()))
+		if !r.before.IsEmpty() {
+			x.noted(fmt.Sprintf("the old password of %s was refused for %d ms before the new one was published", r.set.Role, r.promoted.Sub(r.altered).Milliseconds()))
+		}
 		r.altered = time.Time{} // from here on there is nothing to put back
 	}
 	return nil

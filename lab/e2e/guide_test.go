@@ -22,7 +22,8 @@ const (
 )
 
 // newGuide is a bench with what init writes for hosts that are as at their first
-// boot. The passwords come from the environment, so that tests can log in.
+// boot. The tasks give the passwords, which come from the environment, so that tests
+// can log in; cmd/pgfleet's tests rotate what init writes.
 func newGuide(t *testing.T, hosts ...string) *bench {
 	t.Helper()
 	fresh(t, hosts...)
@@ -36,8 +37,9 @@ func newGuide(t *testing.T, hosts ...string) *bench {
 	}
 	b.Want(0, args...)
 	b.Dir = filepath.Join(b.Dir, "guide")
-	b.edit("fleet.toml", "age:appuser#password", "env:APP_PASSWORD")
-	b.edit("fleet.toml", "age:readuser#password", "env:READ_PASSWORD")
+	const app, read = "member_of = [\"{{ .Vars.app_user }}\"]\n", "role = \"{{ .Vars.read_user }}\"\nlogin = true\n"
+	b.edit("fleet.toml", app, app+"password = \"env:APP_PASSWORD\"\n")
+	b.edit("fleet.toml", read, read+"password = \"env:READ_PASSWORD\"\n")
 	b.Env = append(b.Env, "APP_PASSWORD="+appPassword, "READ_PASSWORD="+readPassword)
 	return b
 }
@@ -179,10 +181,11 @@ func wantListed(t *testing.T, host string) {
 			"appowner|public|sequence|appuser=rU/appowner\n" +
 			"appowner|public|table|appuser=arwd/appowner\nreaduser=r/appowner\n" +
 			"appowner||function|appowner=X/appowner",
-		`\du app*`:     "appowner|Cannot login" + member("") + "\nappuser|" + member(""),
+		`\du app*`: "appowner|Cannot login" + member("") + "\nappuser|Cannot login" + member("") +
+			"\nappuser_a|" + member("appuser") + "\nappuser_b|" + member("appuser"),
 		`\du readuser`: "readuser|" + member(""),
 		`\du dba`:      "dba|" + member("pg_monitor,pg_signal_backend,appowner"),
-		`\drds`:        "",
+		`\drds`:        "appuser_a||role=appuser\nappuser_b||role=appuser",
 	} {
 		got := strings.TrimSpace(look(t, host, "cd /; runuser -u postgres -- psql -XAt -d appdb -c "+labtest.Quote(command)+" 2>/dev/null"))
 		if got != want {
@@ -206,11 +209,12 @@ func wantWall(t *testing.T, b *bench, host string) {
 		return pgx.ConnectConfig(t.Context(), config)
 	}
 	for _, c := range []struct{ role, password, mode, want string }{
-		{"appuser", appPassword, "disable", "pg_hba.conf rejects connection"},
-		{"appuser", "other", "verify-full", "password authentication failed"},
+		{"appuser_a", appPassword, "disable", "pg_hba.conf rejects connection"},
+		{"appuser_a", "other", "verify-full", "password authentication failed"},
 		{"postgres", "by hand", "verify-full", "pg_hba.conf rejects connection"},
 		{"dba", "", "verify-full", "pg_hba.conf rejects connection"},
 		{"appowner", "", "verify-full", "pg_hba.conf rejects connection"},
+		{"appuser", appPassword, "verify-full", "pg_hba.conf rejects connection"},
 	} {
 		conn, err := login(c.role, c.password, c.mode)
 		if err == nil {
@@ -220,7 +224,7 @@ func wantWall(t *testing.T, b *bench, host string) {
 			t.Errorf("%s, sslmode %s: %v, want %q", c.role, c.mode, err, c.want)
 		}
 	}
-	for _, c := range []struct{ role, password string }{{"appuser", appPassword}, {"readuser", readPassword}} {
+	for _, c := range []struct{ role, password string }{{"appuser_a", appPassword}, {"appuser_b", appPassword}, {"readuser", readPassword}} {
 		conn, err := login(c.role, c.password, "verify-full")
 		if err != nil {
 			t.Errorf("%s: %v", c.role, err)
@@ -274,8 +278,13 @@ func wall(role string) []tried {
 		{sql: "COPY (SELECT 1) TO PROGRAM 'true'", want: "COPY"},
 		{sql: "SELECT set_config('pgaudit.log', 'none', false)", want: "permission denied to set parameter"},
 	}
-	if role == "appuser" {
+	itself := tried{sql: "SELECT 1 WHERE session_user = '" + role + "' AND current_user = 'appuser'", counts: []int{1}}
+	switch role {
+	case "appuser_b": // is appuser just as the other is
+		return []tried{itself}
+	case "appuser_a":
 		return append(both, []tried{
+			itself,
 			{sql: "SELECT count(*)::int FROM orders", counts: []int{0}},
 			{sql: "INSERT INTO orders (tenant_id, item) VALUES (1, 'of nobody')", want: "violates row-level security policy"},
 			{sql: "SET app.tenant = '1'"},
