@@ -6,15 +6,18 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgfleet/pgfleet/transport"
 )
 
-// watchOutage opens session after session to see for how long the server lets
-// nobody in: systemctl returns seconds after the server is back. The function
-// that it returns ends the watch, and adds to the result the times from a session
-// that failed to the next one that did not, or to the end of the watch. Where the
-// host is not reached nothing is known of its server: that counts only if the
-// server was down before and is not seen to have come back.
+// watchOutage keeps a session open to see when the server ends it, and then opens
+// session after session to see when it lets somebody in again: systemctl returns
+// seconds after the server is back, and no outage is too short to be seen. The
+// function that it returns ends the watch, and adds to the result the times from the
+// end of a session, or one that failed, to the next one that did not, or to the end
+// of the watch. Where the host is not reached nothing is known of its server: that
+// counts only if the server was down before and is not seen to have come back.
 func (x *executor) watchOutage(ctx context.Context) (end func()) {
 	if x.restarted == nil {
 		return func() {}
@@ -24,18 +27,9 @@ func (x *executor) watchOutage(ctx context.Context) (end func()) {
 	var o outage
 	group.Go(func() {
 		for ctx.Err() == nil {
-			began := time.Now()
-			up, err := x.letsIn(ctx)
-			if ctx.Err() != nil {
-				return
-			}
-			o.saw(began, time.Now(), up, err)
-			every := pollEvery
-			if o.total > 0 && o.since.IsZero() { // it is back; nothing is as close to be measured
-				every = readyEvery
-			}
+			x.watchSession(ctx, &o)
 			select {
-			case <-time.After(every):
+			case <-time.After(pollEvery):
 			case <-ctx.Done():
 			}
 		}
@@ -47,24 +41,35 @@ func (x *executor) watchOutage(ctx context.Context) (end func()) {
 	}
 }
 
-var errNotConnected = errors.New("there is no connection at the moment")
-
-// letsIn reports whether the server lets pgfleet in. The error is that this is not
-// known.
-func (x *executor) letsIn(ctx context.Context) (bool, error) {
+// watchSession opens a session, if the server lets it in, and stays until it ends.
+func (x *executor) watchSession(ctx context.Context, o *outage) {
 	conn := x.run.connected(x.instance.Host) // putting back may have to connect again
 	if conn == nil {
-		return false, errNotConnected
+		return
 	}
+	began := time.Now()
 	session, err := conn.Postgres(ctx, transport.Endpoint{Port: x.instance.Port})
-	if err == nil {
-		closeSession(ctx, session)
-		return true, nil
+	if ctx.Err() != nil || err != nil && conn.Err() != nil {
+		return
 	}
-	if why := conn.Err(); why != nil {
-		return false, why
+	o.saw(began, time.Now(), err == nil)
+	if err != nil {
+		return
 	}
-	return false, nil
+	defer closeSession(ctx, session)
+	_, err = session.WaitForNotification(ctx) // there is none: it waits for the end
+	if ctx.Err() == nil && conn.Err() == nil && shutDown(err) {
+		now := time.Now()
+		o.saw(now, now, false)
+	}
+}
+
+// shutDown reports whether a session has ended because its server stops: by its
+// word (manual, appendix A), or without one. Others, such as idle_session_timeout,
+// end sessions of a server that goes on.
+func shutDown(err error) bool {
+	pg := (*pgconn.PgError)(nil)
+	return !errors.As(err, &pg) || pg.Code == "57P01" || pg.Code == "57P02"
 }
 
 // An outage adds up for how long a server was down.
@@ -74,10 +79,9 @@ type outage struct {
 	last  time.Time // when it was seen to be down last
 }
 
-// saw takes note of an attempt. An err says that nothing is known of the server.
-func (o *outage) saw(began, ended time.Time, up bool, err error) {
+// saw takes note of an attempt, or of the end of a session.
+func (o *outage) saw(began, ended time.Time, up bool) {
 	switch {
-	case err != nil:
 	case !up:
 		if o.since.IsZero() {
 			o.since = began

@@ -141,7 +141,7 @@ role = "shop"
 secret = "age:{{ .Host.Replication }}/shop"
 ca = "ca.pem"
 database = "shop"
-retire_after = "1s"
+retire_after = "500ms"
 retire_wait = "5s"
 `
 

@@ -112,7 +112,7 @@ func laneOf(name string) int {
 	switch name {
 	case "e2e":
 		return 1
-	case "rollouts", "rotations":
+	case "rollouts", "crashes", "property":
 		return 2
 	}
 	return 0
