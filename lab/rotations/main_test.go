@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -97,6 +98,29 @@ database = "shop"
 owner = "shop"
 `
 
+// once is the CA of all tests, so that only the first one has the hosts' certificates
+// made.
+var once struct {
+	sync.Once
+	certificate, key string
+}
+
+func authority(t *testing.T) (certificate, key string) {
+	t.Helper()
+	once.Do(func() {
+		ca, err := pki.NewCA(pki.CAOptions{CommonName: "lab CA", Now: time.Now(), Validity: 24 * time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		pem, err := ca.KeyPEM()
+		if err != nil {
+			t.Fatal(err)
+		}
+		once.certificate, once.key = string(ca.CertificatePEM()), string(pem.Expose())
+	})
+	return once.certificate, once.key
+}
+
 // A bench is a folder with a fleet.toml for all hosts, an age store and a CA.
 type bench struct {
 	*labtest.Bench
@@ -107,16 +131,9 @@ type bench struct {
 func newBench(t *testing.T, rotations string) *bench {
 	t.Helper()
 	b := &bench{Bench: fleet.NewBench(t)}
-	ca, err := pki.NewCA(pki.CAOptions{CommonName: "lab CA", Now: time.Now(), Validity: 24 * time.Hour})
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ca.KeyPEM()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.Write("ca.pem", string(ca.CertificatePEM()))
-	b.Write("ca.key", string(key.Expose()))
+	certificate, key := authority(t)
+	b.Write("ca.pem", certificate)
+	b.Write("ca.key", key)
 	identity, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
