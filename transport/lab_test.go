@@ -303,12 +303,12 @@ func writeForKill(t *testing.T) {
 	time.Sleep(10 * time.Second) // to be killed
 }
 
-// TestLabRoundTrips counts round trips: what a plan needs, behind a network
-// where one takes 100 ms.
+// TestLabRoundTrips counts round trips: what a plan needs, behind a network where
+// one takes so long that the machine's own time hardly counts.
 func TestLabRoundTrips(t *testing.T) {
 	l := upLab(t, lab.Host{Name: "pg01"})
 	h := l.Host("pg01")
-	const rtt = 100 * time.Millisecond
+	const rtt = 250 * time.Millisecond
 	p, err := sshtest.NewProxy(net.JoinHostPort(h.Address.String(), "22"), rtt/2)
 	if err != nil {
 		t.Fatal(err)
@@ -336,7 +336,11 @@ func TestLabRoundTrips(t *testing.T) {
 		reads = append(reads, facts.Deparse{Port: 5432, Database: "template1", Schema: "pg_catalog", Table: "pg_class", Expr: "relpages = " + strconv.Itoa(i)})
 	}
 	var best [4]float64
-	for range 3 {
+	const most = 14
+	for range 5 {
+		if best[3] > 0 && best[3] <= most {
+			break // others who use the machine can only make it more
+		}
 		began := time.Now()
 		var took [4]float64
 		c := dial(t, dialer(t), to)
@@ -355,7 +359,7 @@ func TestLabRoundTrips(t *testing.T) {
 		c.Close()
 	}
 	t.Logf("round trips: login %.1f, first Read %.1f, second Read %.1f, together %.1f", best[0], best[1], best[2], best[3])
-	if best[3] > 14 {
+	if best[3] > most {
 		t.Errorf("%.1f round trips are too many", best[3])
 	}
 }
