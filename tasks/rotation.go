@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"crypto/x509"
 	"fmt"
 	"math"
 	"net/url"
@@ -47,6 +48,7 @@ type Rotation struct {
 	MaxAge      inventory.Age                  `toml:"max_age" doc:"How old the password may become, such as \"90d\": after that, plan says that a rotation is due."`
 	Tell        []Tell                         `toml:"tell" doc:"What is done once the new password is published, in this order; a table each."`
 
+	raw     *inventory.Rotation
 	role    string
 	ref     secrets.Ref // of the password: with its key, without a version
 	ca      []byte
@@ -54,6 +56,8 @@ type Rotation struct {
 	on      inventory.Instance
 	held    Held
 	asked   Asked
+	others  []*State               // of the other members
+	missing []inventory.InstanceID // members that could not be asked
 }
 
 // Tell is one entry of tell: somebody who needs to know of a new password.
@@ -77,6 +81,9 @@ type Asked struct {
 	Back        bool // go back to the previous password
 	Force       bool // also where somebody has changed something by hand
 	EndSessions bool // end sessions of a role that is retired
+	// DueAt, if not zero, leaves out what is not older than its max_age then, unless
+	// it was begun.
+	DueAt time.Time `json:",omitzero"`
 }
 
 // NewRotations returns the fleet's rotations for the instances: one for each
@@ -86,34 +93,50 @@ type Asked struct {
 func NewRotations(fleet *inventory.Fleet, instances []inventory.Instance, roles []string, asked Asked, o Options) (map[inventory.InstanceID][]*Bound, inventory.Errors) {
 	all := map[inventory.InstanceID][]*Bound{}
 	var errs inventory.Errors
+	var every []*Rotation
 	for i := range fleet.Rotations {
 		raw := &fleet.Rotations[i]
-		if len(roles) > 0 && !slices.Contains(roles, raw.Role) {
-			continue
-		}
-		var of []*Rotation
+		errs = append(errs, wholeClusters(fleet, raw)...)
 		for _, in := range fleet.Instances() {
 			if raw.Limit.Match(in, nil) == inventory.No {
 				continue
 			}
 			t, found := newRotation(fleet, raw, in, o)
 			errs = append(errs, found...)
-			if t == nil {
-				continue
-			}
-			t.asked = asked
-			of = append(of, t)
-		}
-		errs = append(errs, joinMembers(of)...)
-		for _, t := range of {
-			if slices.ContainsFunc(instances, func(in inventory.Instance) bool { return in.ID() == t.on.ID() }) {
-				all[t.on.ID()] = append(all[t.on.ID()], &Bound{
-					Name: t.Name, Kind: "rotation", Pos: raw.Pos, On: "primary", Limit: raw.Limit, Instance: t.on, Task: t, Selected: true,
-				})
+			if t != nil {
+				t.asked = asked
+				every = append(every, t)
 			}
 		}
 	}
+	errs = append(errs, joinMembers(every)...)
+	for _, t := range every {
+		if len(roles) > 0 && !slices.Contains(roles, t.role) || !slices.ContainsFunc(instances, func(in inventory.Instance) bool { return in.ID() == t.on.ID() }) {
+			continue
+		}
+		all[t.on.ID()] = append(all[t.on.ID()], &Bound{
+			Name: t.Name, Kind: "rotation", Pos: t.raw.Pos, On: "primary", Limit: t.raw.Limit, Instance: t.on, Task: t, Selected: true,
+		})
+	}
 	return all, errs.Sorted()
+}
+
+// wholeClusters finds a limit that means a part of a cluster: nobody would look at
+// what happens on the others.
+func wholeClusters(fleet *inventory.Fleet, raw *inventory.Rotation) inventory.Errors {
+	var errs inventory.Errors
+	for _, in := range fleet.Instances() {
+		if in.Replication == "" || raw.Limit.Match(in, nil) == inventory.No {
+			continue
+		}
+		for _, other := range fleet.Replication(in.Replication) {
+			if raw.Limit.Match(other, nil) == inventory.No {
+				errs.Add(raw.Pos, "limit: it means %s and not %s of the same cluster; let it name the cluster: limit = %q", in.ID(), other.ID(), in.Replication)
+				return errs
+			}
+		}
+	}
+	return errs
 }
 
 func newRotation(fleet *inventory.Fleet, raw *inventory.Rotation, in inventory.Instance, o Options) (*Rotation, inventory.Errors) {
@@ -129,7 +152,7 @@ func newRotation(fleet *inventory.Fleet, raw *inventory.Rotation, in inventory.I
 		return nil, errs
 	}
 	t.Name, t.node, t.fleet = "Rotation of "+raw.Role, node, fleet
-	t.role, t.on = raw.Role, in
+	t.raw, t.role, t.on = raw, raw.Role, in
 	t.members = []*Rotation{t}
 	if t.Strategy == "" {
 		t.Strategy = Alternate
@@ -155,28 +178,36 @@ func newRotation(fleet *inventory.Fleet, raw *inventory.Rotation, in inventory.I
 }
 
 // joinMembers tells the members of each cluster of each other, and finds secrets
-// that several clusters share: they could not be changed together, or not without
-// a long time in which one of the two passwords is wrong somewhere.
+// that several clusters or roles share: a version of a secret is pending as a whole,
+// so they would publish each other's passwords.
 func joinMembers(of []*Rotation) inventory.Errors {
 	var errs inventory.Errors
 	for i, t := range of {
 		for _, other := range of[i+1:] {
-			same := t.on.Replication != "" && t.on.Replication == other.on.Replication
+			members := t.raw == other.raw && t.on.Replication != "" && t.on.Replication == other.on.Replication
+			shared := t.ref.Store == other.ref.Store && t.ref.Path == other.ref.Path
 			switch {
-			case same && t.ref != other.ref:
+			case members && t.ref != other.ref:
 				errs.Add(t.Secret.Pos(), "secret: it is %s for %s and %s for %s of the same cluster; replication brings both the same password", t.ref, t.on.ID(), other.ref, other.on.ID())
-			case same:
+			case members && t.address() == other.address() && t.on.Port == other.on.Port && t.VerifyFrom.Value != "none":
+				errs.Add(t.Address.Pos(), "address: it is %s for %s and for %s, so a login would prove only one of them; leave it out, or let it name the host", t.address(), t.on.ID(), other.on.ID())
+			case members:
 				t.members = append(t.members, other)
 				other.members = append(other.members, t)
-			case t.ref == other.ref:
-				errs.Add(t.Secret.Pos(), "secret: %s would be the secret of %s and of %s, which are different clusters unless both say the same replication; let its path name the cluster, such as \"%s:{{ .Cluster }}/%s\", or set limit",
-					t.ref, t.cluster(), other.cluster(), t.ref.Store, t.ref.Path)
+			case shared && t.raw != other.raw:
+				errs.Add(other.Secret.Pos(), "secret: %s:%s is that of the role %q too; each needs one of its own, because a version is pending as a whole", t.ref.Store, t.ref.Path, t.role)
+			case shared:
+				errs.Add(t.Secret.Pos(), "secret: %s:%s would be the secret of %s and of %s, which are different clusters unless both say the same replication; let its path name the cluster, such as \"%s:{{ .Cluster }}/%s\", or set limit",
+					t.ref.Store, t.ref.Path, t.cluster(), other.cluster(), t.ref.Store, t.ref.Path)
 				return errs
 			}
 		}
 	}
 	return errs
 }
+
+// address is where a login connects to.
+func (t *Rotation) address() string { return orElse(t.Address.Value, t.on.Host.Address) }
 
 // cluster names the cluster for the reader.
 func (t *Rotation) cluster() string { return orElse(t.on.Replication, string(t.on.ID())) }
@@ -193,6 +224,11 @@ func (t *Rotation) Load(local Local) inventory.Errors {
 		return errs
 	}
 	t.ca = b
+	if !x509.NewCertPool().AppendCertsFromPEM(b) {
+		var errs inventory.Errors
+		errs.Add(t.CA.Pos(), "ca: %s holds no certificate", t.CA.Value)
+		return errs
+	}
 	return nil
 }
 
@@ -338,6 +374,12 @@ func (t *Rotation) Current() *secrets.Entry { return t.held.Current }
 
 // Hold takes over what the store holds of the secret.
 func (t *Rotation) Hold(h Held) { t.held = h }
+
+// See takes over what was found of the other members of the cluster: a role may have
+// sessions there. Of missing ones nothing is known.
+func (t *Rotation) See(others []*State, missing []inventory.InstanceID) {
+	t.others, t.missing = others, missing
+}
 
 // Holds reports whether the store still holds the versions that the rotation was
 // planned with, in the same stages.

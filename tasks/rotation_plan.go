@@ -18,6 +18,9 @@ func (t *Rotation) Plan(_ inventory.Instance, s *State) (Outcome, error) {
 		return out, err
 	}
 	p := &rotationPlan{t: t, s: s, st: st, out: &out}
+	for _, id := range t.missing {
+		p.warn("%s cannot be asked: no login is made there, and its sessions are not seen", id)
+	}
 	if t.asked.Back {
 		return out, p.back()
 	}
@@ -45,6 +48,10 @@ func (p *rotationPlan) warn(format string, args ...any) {
 // forward plans to go on from the stage that was found.
 func (p *rotationPlan) forward() error {
 	t, st := p.t, p.st
+	begun := st.Stage == Written || st.Stage == Stored || st.Stage == Published
+	if at := t.asked.DueAt; !at.IsZero() && !begun && t.Due(at) == "" {
+		return nil
+	}
 	if st.Stage == Drifted && !t.asked.Force {
 		return fmt.Errorf("%s; put it right (pgfleet plan shows whether a task does that), or go on with --force, which gives %s a new password all the same", st.Why, st.Next)
 	}
@@ -75,7 +82,8 @@ func (p *rotationPlan) forward() error {
 	switch st.Stage {
 	case Published:
 		if st.untold {
-			p.tell(st.User, password)
+			p.tell(st.User, password, nil)
+			p.told()
 		}
 		p.retire(st.Next)
 		return nil
@@ -83,9 +91,12 @@ func (p *rotationPlan) forward() error {
 	default:
 		p.set(st.Next, password)
 	}
+	p.standbys(st.Next, password)
 	p.prove(st.Next, password)
+	p.tell(st.Next, password, early)
 	p.promote(password, st.User, "publish the new password: make it the current version of "+p.path())
-	p.tell(st.Next, password)
+	p.tell(st.Next, password, late)
+	p.told()
 	p.retire(st.User)
 	return nil
 }
@@ -97,13 +108,14 @@ func (p *rotationPlan) back() error {
 	switch {
 	case err != nil:
 		return err
-	case st.Stage == Drifted && !t.asked.Force:
+	case st.Stage == Drifted && !st.back && !t.asked.Force:
 		return fmt.Errorf("%s; --force goes back to the previous password all the same", st.Why)
 	case t.held.Pending != nil && t.Strategy == InPlace && st.Stage == Stored && t.held.Current != nil:
 		// What was begun is taken back on the server: the store never published it.
 		p.warn("version %s of %s stays pending, and the next rotation goes on with it", t.held.Pending.ID, p.path())
 		current := t.ref.At(t.held.Current.ID)
 		p.set(st.User, current)
+		p.standbys(st.User, current)
 		p.prove(st.User, current)
 		return nil
 	case t.held.Pending != nil:
@@ -133,9 +145,12 @@ func (p *rotationPlan) back() error {
 	if !role.HasPassword || !postgres.Matches(string(role.Password.Expose()), previous) {
 		p.set(user, password)
 	}
+	p.standbys(user, password)
 	p.prove(user, password)
+	p.tell(user, password, early)
 	p.promote(password, st.User, fmt.Sprintf("publish the previous password again: make version %s the current one of %s", password.Version, p.path()))
-	p.tell(user, password)
+	p.tell(user, password, late)
+	p.told()
 	p.retire(st.User)
 	return nil
 }
@@ -188,13 +203,13 @@ func (p *rotationPlan) set(role string, password secrets.Ref) {
 		text += ": from here on the old password is refused"
 	}
 	p.add("sql:postgres:role "+role, text, a)
-	p.standbys(role, password)
 }
 
-// standbys plans for those who stream as the role.
+// standbys plans for those who stream as the role, or may: one that is not connected
+// at the moment needs the password all the same.
 func (p *rotationPlan) standbys(role string, password secrets.Ref) {
 	names := standbysAs(p.s, role)
-	if p.t.Strategy != InPlace || len(names) == 0 {
+	if p.t.Strategy != InPlace || len(names) == 0 && (!p.st.next.Replication || len(p.t.members) < 2) {
 		return
 	}
 	a := GiveStandbys{Server: p.s.serverOf(), Role: role, Password: password}
@@ -204,7 +219,7 @@ func (p *rotationPlan) standbys(role string, password secrets.Ref) {
 	if p.t.held.Current != nil {
 		a.Old = p.t.ref.At(p.t.held.Current.ID)
 	}
-	p.add("standbys:"+role, "give the new password to the standbys that stream as "+role+", and see them stream with it: "+strings.Join(names, ", "), a)
+	p.add("standbys:"+role, "give the new password to the standbys that stream as "+role+", and see them stream with it: "+orElse(strings.Join(names, ", "), "none does at the moment"), a)
 }
 
 func (p *rotationPlan) prove(role string, password secrets.Ref) {
@@ -212,13 +227,10 @@ func (p *rotationPlan) prove(role string, password secrets.Ref) {
 	if t.VerifyFrom.Value == "none" {
 		return
 	}
-	if p.st.Stage == Stored && t.Strategy == InPlace {
-		p.standbys(role, password) // they may not have it yet
-	}
 	a := ProvePassword{Server: p.s.serverOf(), Role: role, Logins: map[inventory.InstanceID]Login{}}
 	for _, m := range t.members {
 		a.Logins[m.on.ID()] = Login{
-			From: orElse(m.VerifyFrom.Value, "here"), Address: orElse(m.Address.Value, m.on.Host.Address), Port: m.on.Port, Role: role,
+			From: orElse(m.VerifyFrom.Value, "here"), Address: m.address(), Port: m.on.Port, Role: role,
 			Database: orElse(m.Database, "postgres"), Password: password, CA: m.ca, Timeout: 15 * time.Second,
 		}
 	}
@@ -241,10 +253,24 @@ func (p *rotationPlan) promote(password secrets.Ref, old, intent string) {
 	p.add("secret:"+p.path()+":current", intent, a)
 }
 
-// tell plans who is told, and notes that they were.
-func (p *rotationPlan) tell(user string, password secrets.Ref) {
+// early and late part those who are told before the publication from the others. A
+// PgBouncer has to know the role that is next by then: applications log in with it
+// at once.
+func early(t *Rotation, i int) bool {
+	x := t.Tell[i]
+	return t.Strategy == Alternate && (x.Userlist.Value != "" || x.Service.Value != "" && i > 0 && early(t, i-1))
+}
+
+func late(t *Rotation, i int) bool { return !early(t, i) }
+
+// tell plans who is told, of those whom which picks or of all, and notes that they
+// were.
+func (p *rotationPlan) tell(user string, password secrets.Ref, which func(*Rotation, int) bool) {
 	t := p.t
 	for i, x := range t.Tell {
+		if which != nil && !which(t, i) {
+			continue
+		}
 		hosts := t.tellHosts(x)
 		on := " on " + strings.Join(hosts, ", ")
 		key := fmt.Sprintf("tell:%s:%d", t.role, i+1)
@@ -266,8 +292,12 @@ func (p *rotationPlan) tell(user string, password secrets.Ref) {
 			p.add(key, fmt.Sprintf("give %s its new password in %s%s", user, x.Passfile.Value, on), a)
 		}
 	}
-	if len(t.Tell) > 0 {
-		p.add("told:"+t.role, "note that all of them know", Told{Owed: t.owedFile()})
+}
+
+// told plans to note that nobody has to be told any more.
+func (p *rotationPlan) told() {
+	if len(p.t.Tell) > 0 || p.st.untold {
+		p.add("told:"+p.t.role, "note that all of them know", Told{Owed: p.t.owedFile()})
 	}
 }
 
@@ -304,7 +334,11 @@ func (p *rotationPlan) retire(role string) {
 		}
 		return
 	}
-	text := fmt.Sprintf("ALTER ROLE %s PASSWORD NULL, once it has had no session for %v", postgres.QuoteIdent(role), t.retireAfter())
+	if len(t.missing) > 0 {
+		p.warn("%s keeps its old password for now: whether it has sessions on %s is not known", role, t.missing[0])
+		return
+	}
+	text := fmt.Sprintf("ALTER ROLE %s PASSWORD NULL, %v after the publication at the earliest, and once it has no session", postgres.QuoteIdent(role), t.retireAfter())
 	if t.asked.EndSessions {
 		text = fmt.Sprintf("after %v end the sessions of %[2]s that are left, and ALTER ROLE %[2]s PASSWORD NULL", t.retireAfter(), postgres.QuoteIdent(role))
 	}

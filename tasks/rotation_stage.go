@@ -43,6 +43,7 @@ type RotationState struct {
 	current string // the current password; "" for none
 	foreign bool   // no rotation wrote what is pending, and Force says to go on
 	untold  bool   // somebody has still to be told, with Published
+	back    bool   // Drifted, because the server has the previous password
 }
 
 // Find compares what the store holds with what the server has stored. The error is
@@ -78,7 +79,9 @@ func (t *Rotation) Find(s *State) (RotationState, error) {
 	if st.next = c.Roles[st.Next]; st.next == nil {
 		return st, t.noRole(st.Next)
 	}
-	st.NextSessions = sessionsOf(s, st.Next)
+	for _, member := range append([]*State{s}, t.others...) {
+		st.NextSessions += sessionsOf(member, st.Next)
+	}
 	tell, err := s.File(t.owedFile())
 	if err != nil {
 		return st, err
@@ -97,6 +100,7 @@ func (t *Rotation) stage(c *catalog.Cluster, st *RotationState, pending string, 
 	has := func(role *catalog.Role, password string) bool {
 		return role != nil && role.HasPassword && password != "" && postgres.Matches(string(role.Password.Expose()), password)
 	}
+	previous, _ := t.password(t.held.Previous)
 	user := c.Roles[st.User]
 	inUse := t.held.Current == nil || has(user, st.current)
 	switch {
@@ -110,6 +114,9 @@ func (t *Rotation) stage(c *catalog.Cluster, st *RotationState, pending string, 
 			user = st.next
 		}
 		st.Stage, st.Why = Drifted, t.drift(user, user.Name)
+		st.back = t.held.Pending == nil && has(user, previous)
+	case t.Strategy == Alternate && st.next.HasPassword && !has(st.next, previous):
+		st.Stage, st.Why = Drifted, fmt.Sprintf("%s, which is next, has a password that %s never held: somebody set it by hand", st.Next, t.ref)
 	case t.held.Pending != nil && !st.foreign:
 		st.Stage = Written
 	case owed:
@@ -131,7 +138,7 @@ func (t *Rotation) drift(role *catalog.Role, name string) string {
 	case !role.HasPassword:
 		return fmt.Sprintf("%s has no password, and %s has one", name, t.ref)
 	case previous != "" && postgres.Matches(string(role.Password.Expose()), previous):
-		held += " as current, but as previous"
+		return fmt.Sprintf("the password of %s %s as current, but as previous: a rollback was cut off (pgfleet rotate %s --rollback goes on with it), or somebody changed it by hand, or restored the server or the store", name, held, t.role)
 	}
 	return fmt.Sprintf("the password of %s %s: somebody changed it by hand, or restored the server or the store", name, held)
 }

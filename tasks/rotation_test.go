@@ -6,9 +6,11 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/pgfleet/pgfleet/internal/catalog"
 	"github.com/pgfleet/pgfleet/internal/facts"
+	"github.com/pgfleet/pgfleet/internal/pki"
 	"github.com/pgfleet/pgfleet/internal/postgres"
 	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/inventory"
@@ -47,10 +49,20 @@ func readFleet(t *testing.T, text string) *inventory.Fleet {
 	return fleet
 }
 
+// certificates is a CA under every name.
+func certificates(t *testing.T) Local {
+	t.Helper()
+	ca, err := pki.NewCA(pki.CAOptions{CommonName: "CA", Now: time.Now(), Validity: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(string) ([]byte, error) { return ca.CertificatePEM(), nil }
+}
+
 func oneRotation(t *testing.T, keys string, asked Asked) *Rotation {
 	t.Helper()
 	fleet := rotationFleet(t, keys)
-	bound, errs := NewRotations(fleet, fleet.Instances(), nil, asked, Options{Local: func(string) ([]byte, error) { return []byte("CA"), nil }})
+	bound, errs := NewRotations(fleet, fleet.Instances(), nil, asked, Options{Local: certificates(t)})
 	if len(errs) > 0 {
 		t.Fatal(errs)
 	}
@@ -253,6 +265,38 @@ func TestRotationGoesOnFromWhatItFinds(t *testing.T) {
 			held: "current:app_a=one pending:app_b=two", roles: "app_a=one app_b=two", asked: Asked{Back: true}, stage: Stored,
 			error: "nothing of it published",
 		},
+		"cut off while going back": {
+			keys: "strategy = \"in-place\"\n", held: "previous:=one current:=two", roles: "app=one", asked: Asked{Back: true}, stage: Drifted,
+			wanted: "prove(app) promote(1)",
+		},
+		"going back was cut off, and is not gone on with": {
+			keys: "strategy = \"in-place\"\n", held: "previous:=one current:=two", roles: "app=one", stage: Drifted,
+			error: "a rollback was cut off (pgfleet rotate app --rollback goes on with it)",
+		},
+		"a password that nobody knows, for the first": {
+			roles: "app_a=old app_b", stage: Drifted,
+			error: "app_a, which is next, has a password that age:orders/app#password never held",
+		},
+		"a password by hand, of the role that is not in use": {
+			held: "previous:app_b=one current:app_a=two", roles: "app_a=two app_b=hand", stage: Drifted,
+			error: "app_b, which is next, has a password that age:orders/app#password never held",
+		},
+		"nobody to be told any more": {
+			held: "previous:app_a=one current:app_b=two", roles: "app_a=one app_b=two", owed: "tell retire", stage: Published,
+			wanted: "told retire(app_a)",
+		},
+		"PgBouncer is told before": {
+			keys: "tell = [{ userlist = \"/u\" }, { service = \"pgbouncer\" }, { command = \"true\" }]\n",
+			held: "current:app_a=one", roles: "app_a=one app_b", stage: Settled,
+			wanted: "put(app_b) set(app_b@pending) prove(app_b) tell tell promote(pending) tell told retire(app_a)",
+		},
+		"not due": {
+			keys: "max_age = \"1d\"\n", held: "current:app_a=one", roles: "app_a=one app_b", asked: Asked{DueAt: time.Now()}, stage: Settled,
+		},
+		"begun, and not due": {
+			keys: "max_age = \"1d\"\n", held: "current:app_a=one pending:app_b=two", roles: "app_a=one app_b", asked: Asked{DueAt: time.Now()}, stage: Written,
+			wanted: "set(app_b@2) prove(app_b) promote(2) retire(app_a)",
+		},
 		"in place, first": {
 			keys: "strategy = \"in-place\"\n", roles: "app", stage: Unset,
 			wanted: "put() set(app@pending) prove(app) promote(pending)",
@@ -309,6 +353,21 @@ func TestRotationGoesOnFromWhatItFinds(t *testing.T) {
 	}
 }
 
+func TestSessionsOnStandbysCount(t *testing.T) {
+	r := oneRotation(t, "", Asked{})
+	r.Hold(heldWith("previous:app_a=one current:app_b=two"))
+	s := stateWith(t, r, "app_a=one app_b=two", "")
+	r.See([]*State{stateWith(t, r, "[app_a=one] app_b=two", "")}, nil)
+	if _, err := r.Plan(r.on, s); err == nil || !strings.Contains(err.Error(), "app_a, which is next, has 2 sessions") {
+		t.Errorf("%v", err)
+	}
+	r.See(nil, []inventory.InstanceID{"pg02"})
+	out, err := r.Plan(r.on, s)
+	if err != nil || strings.Contains(stepsOf(out), "retire") || !strings.Contains(strings.Join(out.Warnings, "; "), "pg02 cannot be asked") {
+		t.Errorf("%s, %v, %v", stepsOf(out), out.Warnings, err)
+	}
+}
+
 func TestRotationHoldsWhatItWasPlannedWith(t *testing.T) {
 	r := oneRotation(t, "", Asked{})
 	r.Hold(heldWith("previous:app_a=one current:app_b=two"))
@@ -330,7 +389,7 @@ func TestMistakesInRotations(t *testing.T) {
 		"reference":      {"secret = \"nonsense\"\n", "no store is named before a colon"},
 		"version":        {"secret = \"age:x@3\"\n", "secret: a rotation makes versions"},
 		"key":            {"secret = \"age:x#username\"\n", "the key username is where the role's name is kept"},
-		"shared":         {"limit = \"pg01,pg03\"\nsecret = \"age:x\"\n", "would be the secret of orders and of pg03"},
+		"shared":         {"limit = \"orders,pg03\"\nsecret = \"age:x\"\n", "would be the secret of orders and of pg03"},
 		"in-place roles": {"strategy = \"in-place\"\nroles = [\"a\", \"b\"]\n", "has only the role itself"},
 		"one role":       {"roles = [\"a\"]\n", "want two, which take turns"},
 		"the group":      {"roles = [\"app\", \"b\"]\n", "want two others than \"app\""},
@@ -340,6 +399,9 @@ func TestMistakesInRotations(t *testing.T) {
 		"tell":           {"tell = [{ command = \"x\", service = \"y\" }]\n", "want one of command, service, userlist and passfile"},
 		"tell host":      {"tell = [{ service = \"x\", hosts = [\"nobody\"] }]\n", "no host \"nobody\""},
 		"path":           {"tell = [{ userlist = \"x\" }]\n", "want a path that begins with /"},
+		"part":           {"limit = \"pg01\"\n", "limit: it means pg01 and not pg02 of the same cluster; let it name the cluster: limit = \"orders\""},
+		"one address":    {"address = \"db\"\n", "address: it is db for pg01 and for pg02"},
+		"two roles":      {"secret = \"age:{{ .Cluster }}/app\"\nlimit = \"orders\"\n[[rotation]]\nrole = \"b\"\nlimit = \"orders\"\nca = \"ca.pem\"\nsecret = \"age:{{ .Cluster }}/app#other\"\n", "age:orders/app is that of the role \"app\" too"},
 		"age":            {"max_age = \"ninety\"\n", "want a length of time such as \"90d\""},
 	}
 	for name, c := range tests {
@@ -351,7 +413,7 @@ func TestMistakesInRotations(t *testing.T) {
 				}
 			}
 			fleet := readFleet(t, base+c.keys)
-			_, errs := NewRotations(fleet, fleet.Instances(), nil, Asked{}, Options{Local: func(string) ([]byte, error) { return nil, nil }})
+			_, errs := NewRotations(fleet, fleet.Instances(), nil, Asked{}, Options{Local: certificates(t)})
 			if !slices.ContainsFunc(errs, func(e inventory.Error) bool { return strings.Contains(e.Msg, c.error) && e.Pos.Line > 0 }) {
 				t.Errorf("mistakes %v, want %q", errs, c.error)
 			}

@@ -111,7 +111,7 @@ func (x *applying) apply(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if x.rotating != nil && len(known) == 0 {
+	if x.rotating != nil && x.rotating.due && !slices.ContainsFunc(known, func(k rollout.Known) bool { return k.Err != nil || somethingRuns(k) }) {
 		return x.noneDue(s.fleet)
 	}
 	if err := x.lockouts(s, known); err != nil {
@@ -348,7 +348,7 @@ func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results
 			back = "; pgfleet runs undo " + id + " takes back what it did to files"
 		}
 		if x.rotating != nil {
-			return fmt.Errorf("the rollout has stopped: %w\nwhat was done stays, and pgfleet rotate %s goes on from there", early, x.rotating.names())
+			return fmt.Errorf("the rollout has stopped: %w\nwhat was done stays, and %s goes on from there", early, x.rotating.command())
 		}
 		return fmt.Errorf("the rollout has stopped: %w\nwhat was done stays, and pgfleet apply goes on from there%s", early, back)
 	}

@@ -146,6 +146,9 @@ func (r rotating) survey(ctx context.Context, s *session, wanted []inventory.Ins
 		}
 	}
 	wanted = wholeClusters(s.fleet, wanted)
+	if r.due {
+		r.asked.DueAt = time.Now()
+	}
 	bound, errs := tasks.NewRotations(s.fleet, wanted, r.roles, r.asked, s.rotationOptions())
 	if len(errs) > 0 {
 		return nil, nil, &inputError{errs.Err()}
@@ -153,13 +156,8 @@ func (r rotating) survey(ctx context.Context, s *session, wanted []inventory.Ins
 	if err := s.holdSecrets(ctx, bound, true); err != nil {
 		return nil, nil, &inputError{fmt.Errorf("secrets could not be read, so nothing was asked of any host:\n%w", err)}
 	}
-	if r.due {
-		for id, list := range bound {
-			bound[id] = slices.DeleteFunc(list, func(b *tasks.Bound) bool { return b.Task.(*tasks.Rotation).Due(time.Now()) == "" })
-		}
-	}
 	wanted = slices.DeleteFunc(slices.Clone(wanted), func(in inventory.Instance) bool { return len(bound[in.ID()]) == 0 })
-	if len(wanted) == 0 && !r.due {
+	if len(wanted) == 0 {
 		return nil, nil, &inputError{errors.New("no rotation is for the instances that --limit means")}
 	}
 	s.run.StillHolds = func(ctx context.Context, in inventory.Instance) error { return s.stillHolds(ctx, bound[in.ID()]) }
@@ -168,31 +166,52 @@ func (r rotating) survey(ctx context.Context, s *session, wanted []inventory.Ins
 	if ctx.Err() != nil {
 		return nil, nil, errInterrupted
 	}
+	known = lookAround(known, bound, r.asked.Force)
 	for _, k := range known {
 		if k.Plan != nil {
 			k.Plan.Orphans = nil // no task was asked what it declares
 		}
 	}
-	if !r.asked.Force {
-		wholeOrRefused(known)
-	}
 	return known, bound, nil
 }
 
-// wholeOrRefused refuses rotations of clusters of which a member cannot be asked:
-// applications may reach it all the same, and nobody would have seen the new password
-// log in there.
-func wholeOrRefused(known []rollout.Known) {
-	for i, k := range known {
-		if k.Plan == nil || len(k.Plan.Steps) == 0 || k.Instance.Replication == "" {
+// lookAround plans again with what was found of the other members of each cluster:
+// a role that is not in use may have sessions there. A cluster of which a member
+// cannot be asked is refused, or goes on without it by force: applications may reach
+// it all the same, and nobody would have seen the new password log in there.
+func lookAround(known []rollout.Known, bound map[inventory.InstanceID][]*tasks.Bound, force bool) []rollout.Known {
+	var without []inventory.InstanceID
+	for i := range known {
+		k := &known[i]
+		if k.State == nil || k.State.Role() != "primary" || k.Instance.Replication == "" {
 			continue
 		}
+		var others []*tasks.State
+		var missing []inventory.InstanceID
 		for _, other := range known {
-			if other.Instance.Replication == k.Instance.Replication && other.State == nil {
-				known[i].Err = fmt.Errorf("%s of the same cluster cannot be asked, so a login there could not be proven, and nothing is begun; bring it back, take it out of fleet.toml, or go on without it with --force", other.Instance.ID())
+			switch {
+			case other.Instance.ID() == k.Instance.ID() || other.Instance.Replication != k.Instance.Replication:
+			case other.State == nil || other.State.Server() == nil:
+				missing = append(missing, other.Instance.ID())
+			default:
+				others = append(others, other.State)
 			}
 		}
+		for _, b := range bound[k.Instance.ID()] {
+			b.Task.(*tasks.Rotation).See(others, missing)
+		}
+		if k.Err == nil || k.Plan == nil {
+			k.Plan, k.Err = tasks.PlanInstance(k.Instance, k.State, bound[k.Instance.ID()])
+		}
+		switch {
+		case len(missing) == 0 || k.Plan == nil || len(k.Plan.Steps) == 0:
+		case force:
+			without = append(without, missing...)
+		default:
+			k.Err = fmt.Errorf("%s of the same cluster cannot be asked, so a login there could not be proven, and nothing is begun; bring it back, take it out of fleet.toml, or go on without it with --force", missing[0])
+		}
 	}
+	return slices.DeleteFunc(known, func(k rollout.Known) bool { return slices.Contains(without, k.Instance.ID()) })
 }
 
 func (s *session) rotationOptions() tasks.Options {
@@ -338,5 +357,17 @@ func (r *rotating) journal() *journal.Rotation {
 	return &journal.Rotation{Roles: r.roles, Due: r.due, Asked: r.asked}
 }
 
-// namesOf is what is rotated, for the reader.
-func (r rotating) names() string { return strings.Join(r.roles, " ") }
+// command is how it is asked for again.
+func (r rotating) command() string {
+	words := append([]string{"pgfleet rotate"}, r.roles...)
+	switch {
+	case r.due:
+		words = append(words, "--due")
+	case len(r.roles) == 0:
+		words = append(words, "--all")
+	}
+	if r.asked.Back {
+		words = append(words, "--rollback")
+	}
+	return strings.Join(words, " ")
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -37,7 +38,7 @@ fleet.toml is not changed: the next apply would do again what it says.`,
 				return notResumed(err)
 			}
 			if r.Rotation != nil {
-				return &inputError{fmt.Errorf("the run %s rotated passwords; pgfleet rotate --rollback goes back to the previous ones", r.ID)}
+				return &inputError{fmt.Errorf("the run %s rotated passwords; pgfleet rotate %s --rollback goes back to the previous ones", r.ID, cmp.Or(strings.Join(r.Rotation.Roles, " "), "--all"))}
 			}
 			ids := r.Those(func(h journal.Instance) bool { return len(h.Steps) > 0 })
 			return x.goOn(cmd.Context(), a.fleetFile(cmd), &earlier{command: "undo", of: r, instances: ids})

@@ -22,7 +22,9 @@ tell = [
 
 func TestLabTold(t *testing.T) {
 	b := newBench(t, strings.Replace(alternate, `role = "shop"`, "role = \"shop\"\nlimit = \"a1-cluster\"", 1)+telling)
-	b.Want(1, "rotate", "shop", "--yes") // there is no userlist yet
+	fleet.Look(t, "a2", "touch /etc/pgbouncer-userlist.txt")
+	s := b.Want(1, "rotate", "shop", "--yes") // there is no password file yet
+	has(t, s.All(), "there is no /root/.pgpass-shop", "the new password is published, and the next pgfleet rotate does what is left")
 	for _, h := range []string{"a2", "b2"} {
 		fleet.Look(t, h, `umask 077; printf 'db:5432:shop:shop_a:old\n*:*:*:other:kept\n' >/root/.pgpass-shop; printf '"admin" "kept"\n' >/etc/pgbouncer-userlist.txt; chown postgres /etc/pgbouncer-userlist.txt
 printf '[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/sh -c "echo >>/root/reloaded"\n' >/etc/systemd/system/shop-app.service; systemctl daemon-reload; systemctl start shop-app; rm -f /root/reloaded`)
@@ -38,7 +40,7 @@ printf '[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/sh -c "echo >>
 		t.Fatalf("published is %s", user)
 	}
 	// What was not told is told by the next one, which begins no other rotation.
-	s := b.Want(0, "rotate", "shop", "--yes")
+	s = b.Want(0, "rotate", "shop", "--yes")
 	has(t, s.All(), "is published", "goes on with a rotation that was begun before")
 	check := func(user string, times int) {
 		t.Helper()
