@@ -22,7 +22,7 @@ tell = [
 
 func TestLabTold(t *testing.T) {
 	b := newBench(t, strings.Replace(alternate, `role = "shop"`, "role = \"shop\"\nlimit = \"a1-cluster\"", 1)+telling)
-	fleet.Look(t, "a2", "touch /etc/pgbouncer-userlist.txt")
+	fleet.Look(t, "a2", "umask 077; touch /etc/pgbouncer-userlist.txt")
 	s := b.Want(1, "rotate", "shop", "--yes") // there is no password file yet
 	has(t, s.All(), "there is no /root/.pgpass-shop", "the new password is published, and the next pgfleet rotate does what is left")
 	for _, h := range []string{"a2", "b2"} {
