@@ -103,6 +103,9 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s: %s, want %s", r.Hosts[i].Instance, r.Hosts[i].Status, want)
 		}
 	}
+	if r.Hosts[0].Down != 0.4 || r.Hosts[1].Down != 0 {
+		t.Errorf("down for %v and %v", r.Hosts[0].Down, r.Hosts[1].Down)
+	}
 	if s := r.Hosts[1].Steps[1]; s.Status != "failed" || s.Error != "no space left" || s.Began == nil {
 		t.Errorf("%+v", s)
 	}
