@@ -35,6 +35,7 @@ type planInstance struct {
 	Status   string               `json:"status"` // change, unchanged, unreachable, no access, refused
 	Error    string               `json:"error,omitempty"`
 	Steps    []planStep           `json:"steps"`
+	Downtime bool                 `json:"downtime,omitempty"` // a server that is written to restarts
 	Warnings []planNote           `json:"warnings,omitempty"`
 	Unknown  []planNote           `json:"unknown,omitempty"`
 	Lockouts []planLockout        `json:"lockouts,omitempty"`
@@ -123,6 +124,7 @@ func instanceJSON(k rollout.Known) planInstance {
 	if len(k.Plan.Changes()) > 0 || undecided(k.Plan) {
 		in.Status = "change"
 	}
+	in.Downtime = k.Downtime()
 	in.Role, in.Orphans, in.Skipped = k.Plan.Role, k.Plan.Orphans, k.Plan.Skipped
 	for _, n := range k.Plan.Warnings {
 		in.Warnings = append(in.Warnings, planNote(n))

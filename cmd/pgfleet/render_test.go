@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/internal/rollout"
 	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/inventory"
@@ -217,5 +218,27 @@ func TestKindOf(t *testing.T) {
 		if got := kindOf(tasks.Change{Action: test.action}); got != test.want {
 			t.Errorf("%T %v: %s, want %s", test.action, test.action, got, test.want)
 		}
+	}
+}
+
+// A restart of a server that nobody else stands for is downtime, in the text and in
+// the JSON; that of a standby is not.
+func TestDowntime(t *testing.T) {
+	fleet := testFleet(t, 2)
+	var known []rollout.Known
+	for i, in := range fleet.Instances() {
+		srv := facts.Server{Reached: true, Version: 150000, SystemIdentifier: fmt.Sprint(i), InRecovery: i == 1}
+		known = append(known, rollout.Known{
+			Instance: in, Plan: &tasks.Plan{Instance: in, Steps: []tasks.Step{step("Settings", restart("max_connections"))}},
+			State: tasks.NewState(in, map[facts.Read]facts.Answer{tasks.ServerRead(in): {Value: srv}}, nil),
+		})
+		known[i].Plan.After = known[i].State
+	}
+	if got := renderDowntime(known); got != "downtime: restart of pg01; how long is not known\n" {
+		t.Errorf("%q", got)
+	}
+	doc := planJSON(fleet, known)
+	if !doc.Instances[0].Downtime || doc.Instances[1].Downtime {
+		t.Errorf("%+v", doc.Instances)
 	}
 }

@@ -25,6 +25,7 @@ func renderWaves(fleet *inventory.Fleet, known []rollout.Known, st style) string
 	for _, text := range rollout.Unchecked(known) {
 		b.WriteString(st.yellow("not checked before the restart of ") + clean(text) + "\n")
 	}
+	b.WriteString(renderDowntime(known))
 	waves, err := rollout.Waves(known, fleet.Rollout)
 	if err != nil {
 		return b.String() + st.red("cannot be rolled out: ") + clean(err.Error()) + "\n\n"
@@ -42,6 +43,32 @@ func renderWaves(fleet *inventory.Fleet, known []rollout.Known, st style) string
 		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+// renderDowntime says which servers that are written to restart, and what is known
+// of how long that takes.
+func renderDowntime(known []rollout.Known) string {
+	var measured, others []string
+	clusters := rollout.Clusters(known)
+	for i, k := range known {
+		if k.Beside || !k.Downtime() {
+			continue
+		}
+		c := slices.IndexFunc(clusters, func(c rollout.Cluster) bool { return slices.Contains(c.Members, i) })
+		if c >= 0 && clusters[c].Measured(known, i) {
+			measured = append(measured, string(k.Instance.ID()))
+		} else {
+			others = append(others, string(k.Instance.ID()))
+		}
+	}
+	var text string
+	if len(measured) > 0 {
+		text = "downtime: restart of " + strings.Join(measured, ", ") + "; expected to be as long as that of the standby before it, which is measured\n"
+	}
+	if len(others) > 0 {
+		text += "downtime: restart of " + strings.Join(others, ", ") + "; how long is not known\n"
+	}
+	return text
 }
 
 // clusterLine says who follows whom, and in which order they are worked on.

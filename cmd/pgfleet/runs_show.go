@@ -128,6 +128,9 @@ func renderRunHost(h journal.Instance, st style, verbose bool) string {
 	if h.Seconds > 0 {
 		b.WriteString(st.faint(", " + took(h.Seconds)))
 	}
+	if h.Down > 0 {
+		fmt.Fprintf(&b, ", was down for %.1fs", h.Down)
+	}
 	b.WriteByte('\n')
 	why := h.Error
 	if why == "" && h.Planned != nil {

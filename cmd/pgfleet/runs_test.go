@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -51,7 +52,7 @@ func writeJournal(ts *testscript.TestScript, neg bool, args []string) {
 	record(rollout.StepStarted, "pg01", nil)
 	record(rollout.StepStarted, "pg02", nil)
 	record(rollout.StepDone, "pg01", nil)
-	record(rollout.InstanceDone, "pg01", &rollout.Result{Instance: "pg01", Status: rollout.Changed, Steps: 1, Done: 1, Changes: 1})
+	record(rollout.InstanceDone, "pg01", &rollout.Result{Instance: "pg01", Status: rollout.Changed, Steps: 1, Done: 1, Changes: 1, Down: 400 * time.Millisecond})
 	if args[0] == "done" {
 		for _, id := range started.Instances[1:] {
 			record(rollout.InstanceDone, id, &rollout.Result{Instance: id, Status: rollout.Unchanged})

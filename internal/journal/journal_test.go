@@ -57,7 +57,7 @@ func example(t *testing.T, f Folder, mask func(string) string) *Recorder {
 		{Kind: rollout.StepPlanned, Instance: "pg01", Step: 2, Steps: 2, Changes: []tasks.Change{{Key: "sql:x", Intent: "CREATE TABLE x", Action: tasks.RunCommand{Script: "x"}}}},
 		{Kind: rollout.StepDone, Instance: "pg01", Step: 2, Steps: 2, Text: "Log"},
 		{Kind: rollout.StepFailed, Instance: "pg02", Step: 2, Steps: 2, Text: "Log", Err: errors.New("no space left")},
-		{Kind: rollout.InstanceDone, Instance: "pg01", Result: &rollout.Result{Instance: "pg01", Status: rollout.Changed, Steps: 2, Done: 2, Changes: 2}},
+		{Kind: rollout.InstanceDone, Instance: "pg01", Result: &rollout.Result{Instance: "pg01", Status: rollout.Changed, Steps: 2, Done: 2, Changes: 2, Down: 400 * time.Millisecond}},
 		{Kind: rollout.InstanceDone, Instance: "pg02", Err: errors.New("no space left"), Result: &rollout.Result{Instance: "pg02", Status: rollout.Failed, Steps: 2, Done: 1, Changes: 1}},
 		{Kind: rollout.Waiting, Instance: "pg03", Text: "waiting for pg01"},
 		{Kind: rollout.StepStarted, Instance: "pg03", Step: 1, Steps: 2, Text: "Log"},
@@ -102,6 +102,9 @@ func TestRun(t *testing.T) {
 		if r.Hosts[i].Status != want {
 			t.Errorf("%s: %s, want %s", r.Hosts[i].Instance, r.Hosts[i].Status, want)
 		}
+	}
+	if r.Hosts[0].Down != 0.4 || r.Hosts[1].Down != 0 {
+		t.Errorf("down for %v and %v", r.Hosts[0].Down, r.Hosts[1].Down)
 	}
 	if s := r.Hosts[1].Steps[1]; s.Status != "failed" || s.Error != "no space left" || s.Began == nil {
 		t.Errorf("%+v", s)

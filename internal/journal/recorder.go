@@ -76,6 +76,7 @@ type Ended struct {
 	Done     int                  `json:"done"`
 	Changes  int                  `json:"changes"`
 	Seconds  float64              `json:"seconds"`
+	Down     float64              `json:"down,omitempty"` // seconds without connections while it restarted
 	Error    string               `json:"error,omitempty"`
 }
 
@@ -145,7 +146,7 @@ func (r *Recorder) Record(e rollout.Event) error {
 		return r.Writer.Append(StepPlanned, step)
 	case rollout.InstanceDone:
 		if x := e.Result; x != nil {
-			return r.Writer.Append(InstanceDone, Ended{x.Instance, x.Status, x.Steps, x.Done, x.Changes, x.Took.Seconds(), problem})
+			return r.Writer.Append(InstanceDone, Ended{x.Instance, x.Status, x.Steps, x.Done, x.Changes, x.Took.Seconds(), x.Down.Seconds(), problem})
 		}
 	}
 	return r.Writer.Append(e.Kind.String(), other{e.Host, e.Instance, mask(e.Text), problem})

@@ -52,6 +52,7 @@ type Instance struct {
 	Steps   []StepRun              `json:"steps,omitempty"`
 	Changes int                    `json:"changes"` // made
 	Seconds float64                `json:"seconds"`
+	Down    float64                `json:"down,omitempty"` // seconds without connections while it restarted
 	Error   string                 `json:"error,omitempty"`
 }
 
@@ -158,7 +159,7 @@ func (r *Run) take(record Record) error {
 			return err
 		}
 		in := r.host(e.Instance)
-		in.Status, in.Changes, in.Seconds, in.Error = e.Status, e.Changes, e.Seconds, e.Error
+		in.Status, in.Changes, in.Seconds, in.Down, in.Error = e.Status, e.Changes, e.Seconds, e.Down, e.Error
 		return nil
 	case RunFinished:
 		return json.Unmarshal(record.Data, &r.Finished)

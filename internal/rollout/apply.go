@@ -40,9 +40,8 @@ type Result struct {
 	Down time.Duration
 	// Notes are remarks for the reader: what was measured, or left undone.
 	Notes []string
-	// LogFrom is how long the server's log was when its first step began, in
-	// bytes; 0 where it has none.
-	LogFrom int64
+
+	before *before // what a gate compares with; nil if none looks
 }
 
 // Secrets returns the references that carrying the plans out needs beyond what

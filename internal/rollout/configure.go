@@ -380,8 +380,8 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 		verb, limit = "restart", restartTimeout
 	}
 	expected := ""
-	if restart && x.peers.downFor != "" {
-		expected = ", expected to be as long as " + x.peers.downFor
+	if restart {
+		expected = expectedDowntime(before, x.peers.downFor)
 	}
 	x.phase(verb + "ing " + server.Unit + expected)
 	logged := x.logSize(ctx)

@@ -62,8 +62,9 @@ func (w *instanceRun) begin(ctx context.Context) {
 		}
 	}
 	w.result.Steps, w.result.Status = len(k.Plan.Steps), Unchanged
-	if len(k.Plan.Steps) > 0 && w.run.gated() {
-		w.result.LogFrom = w.executor(0).logSize(ctx)
+	if w.run.gated() {
+		x := &executor{run: w.run, conn: w.conn, instance: k.Instance}
+		w.result.before = x.asBefore(ctx, k.server())
 	}
 	var deferred []int
 	for i, s := range k.Plan.Steps {

@@ -46,7 +46,10 @@ func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) ([
 		if n > 0 {
 			a.pause(ctx)
 		}
-		if err = a.halted(ctx); err == nil {
+		if err = a.halted(ctx); err == nil && n > 0 {
+			err = a.gateAgain(ctx)
+		}
+		if err == nil {
 			err = a.wave(ctx, w, n+1, len(waves))
 		}
 	}
@@ -175,7 +178,13 @@ func (a *rolling) wave(ctx context.Context, w Wave, n, of int) error {
 	if !a.run.gated() {
 		return nil
 	}
-	if err := a.gate(ctx, w, n, name); err != nil {
+	err := a.gate(ctx, w, n, name)
+	switch {
+	case errors.Is(err, errStopped) && n < of:
+		return err
+	case errors.Is(err, errStopped):
+		return fmt.Errorf("stopped while it looked at the hosts after %s, so whether all are well is not known", name)
+	case err != nil:
 		return fmt.Errorf("after %s: %w", name, err)
 	}
 	return nil

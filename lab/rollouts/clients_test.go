@@ -101,6 +101,63 @@ func (p *poller) watch(ctx context.Context, host string) {
 	}
 }
 
+// A reader counts on a standby what a writer writes, again and again, and opens its
+// session anew when it is lost.
+type reader struct {
+	stop   context.CancelFunc
+	group  sync.WaitGroup
+	reads  int
+	faults []string    // what was not as it should be
+	failed []time.Time // when a read began that failed
+}
+
+func read(t *testing.T, host string) *reader {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &reader{stop: cancel}
+	r.group.Go(func() {
+		var conn *pgx.Conn
+		most := 0
+		for ; ctx.Err() == nil; time.Sleep(tick) {
+			one, cancel := context.WithTimeout(ctx, 2*time.Second)
+			at := time.Now()
+			var err error
+			if conn == nil {
+				conn, err = login(one, host, "bench")
+			}
+			var rows, largest, distinct int
+			if err == nil {
+				err = conn.QueryRow(one, "SELECT count(*), coalesce(max(n), 0), count(DISTINCT n) FROM written").Scan(&rows, &largest, &distinct)
+			}
+			cancel()
+			switch {
+			case err == nil:
+				r.reads++
+				// Rows come in order, and none goes again.
+				if rows != distinct || rows > largest || rows < most {
+					r.faults = append(r.faults, fmt.Sprintf("%s: %d rows, %d different ones up to %d, after %d rows", host, rows, distinct, largest, most))
+				}
+				most = rows
+			case ctx.Err() == nil:
+				r.failed = append(r.failed, at)
+				if conn != nil {
+					_ = conn.Close(ctx)
+					conn = nil
+				}
+			}
+		}
+		if conn != nil {
+			_ = conn.Close(context.Background())
+		}
+	})
+	t.Cleanup(func() { r.ends() })
+	return r
+}
+
+func (r *reader) ends() {
+	r.stop()
+	r.group.Wait()
+}
+
 // A writer inserts one number after the other into a primary, and remembers those
 // of which the server said that they are committed.
 type writer struct {

@@ -107,6 +107,56 @@ func TestLabRolloutStops(t *testing.T) {
 		b.Want(0, "apply", "--yes", "-l", "a1,a2,a3")
 	})
 
+	t.Run("a client that is refused when it logs in anew, seen after the pause", func(t *testing.T) {
+		b.T = t
+		b.fleet("\n[rollout]\ncanary = [\"a2\"]\npause = \"1s\"\ngate = \"touch looked-1\"\n", logged(200))
+		path := filepath.Join(b.Dir, "fleet.toml")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Write("fleet.toml", strings.Replace(string(text), `"host all bench samenet`, fmt.Sprintf(`"host all bench %s reject", "host all bench samenet`, fleet.Lab.Applications), 1))
+		tried := make(chan error, 1)
+		go func() {
+			for range 600 {
+				if _, err := os.Stat(filepath.Join(b.Dir, "looked-1")); err == nil {
+					break
+				}
+				time.Sleep(50 * time.Millisecond)
+			}
+			conn, err := login(t.Context(), "a2", "bench")
+			if conn != nil {
+				_ = conn.Close(t.Context())
+			}
+			tried <- err
+		}()
+		s := b.Want(1, "apply", "--yes")
+		if err := <-tried; err == nil {
+			t.Error("the client was let in")
+		}
+		if !strings.Contains(s.All(), "after the pause: a2: logins are refused that were not before: pg_hba.conf rejects connection") || !strings.Contains(s.All(), `user "bench"`) {
+			t.Errorf("not said who is refused:\n%s", s.All())
+		}
+		b.wantRunning([]string{"a2"}, "200", "100")
+		b.fleet("", logged(100))
+		b.Want(0, "apply", "--yes")
+	})
+
+	t.Run("a standby that streams no more", func(t *testing.T) {
+		b.T = t
+		slot := func(name string) string {
+			return fmt.Sprintf("\n[[task]]\nname = \"Slot\"\nkind = \"settings\"\nfile = \"50-slot.conf\"\nsettings = { primary_slot_name = %q }\n", name)
+		}
+		b.fleet("\n[rollout]\ncanary = [\"d3\"]\ngate_timeout = \"3s\"\n", logged(200)+slot("nowhere"))
+		s := b.Want(1, "apply", "--yes")
+		if !strings.Contains(s.All(), "after wave 1 of 2 (canary): d3: it streamed from its primary before, and does not now, for 3s") {
+			t.Errorf("not said that it does not stream:\n%s", s.All())
+		}
+		b.wantRunning([]string{"d3"}, "200", "100")
+		b.fleet("", logged(100)+slot(""))
+		b.Want(0, "apply", "--yes")
+	})
+
 	t.Run("dead hosts", func(t *testing.T) {
 		b.T = t
 		dead := []string{"b2", "c2", "d2"}
@@ -170,5 +220,5 @@ func TestLabRolloutStops(t *testing.T) {
 		b.Want(0, "apply", "--yes")
 		b.wantRunning(all(), "200", "")
 	})
-	t.Log("PROOF: a bad setting in the canary, a gate, missing clients, and three dead hosts against a budget of two stopped the rollout where they should; no host that failed its checks was left changed")
+	t.Log("PROOF: a bad setting in the canary, a gate, missing clients, refused logins, a standby that streams no more, and three dead hosts against a budget of two stopped the rollout where they should; no host that failed its checks was left changed")
 }
