@@ -365,6 +365,15 @@ func (t *Rotation) Role() string { return t.role }
 // Cluster returns the name of the cluster that the secret is for.
 func (t *Rotation) Cluster() string { return t.cluster() }
 
+// Users returns who logs in with the passwords: the two roles that take turns, or
+// the role itself.
+func (t *Rotation) Users() []string {
+	if t.Strategy == InPlace {
+		return []string{t.role}
+	}
+	return []string{t.Roles[0].Value, t.Roles[1].Value}
+}
+
 // Ref returns where the password is: without a version.
 func (t *Rotation) Ref() secrets.Ref { return t.ref }
 

@@ -161,6 +161,11 @@ func (r rotating) survey(ctx context.Context, s *session, wanted []inventory.Ins
 		return nil, nil, &inputError{errors.New("no rotation is for the instances that --limit means")}
 	}
 	s.run.StillHolds = func(ctx context.Context, in inventory.Instance) error { return s.stillHolds(ctx, bound[in.ID()]) }
+	for _, list := range bound {
+		for _, b := range list {
+			s.run.Rotated = append(s.run.Rotated, b.Task.(*tasks.Rotation).Users()...)
+		}
+	}
 	s.run.OneByOne, s.run.Stores, s.run.Redactor = true, s.secrets, s.app.ui.redactor
 	known := s.survey(ctx, wanted, bound)
 	if ctx.Err() != nil {

@@ -192,7 +192,7 @@ func (x *executor) unwell(ctx context.Context, before *before) (string, error) {
 	for _, c := range clients(before.server.Sessions) {
 		at := slices.IndexFunc(now.Sessions, func(s facts.Session) bool { return s.User == c.user && s.Database == c.database })
 		// A single session may have been somebody's psql.
-		if at < 0 && c.sessions >= 2 {
+		if at < 0 && c.sessions >= 2 && !slices.Contains(x.run.Rotated, c.user) {
 			return fmt.Sprintf("%s in database %s had %d sessions before, and has none now", c.user, c.database, c.sessions), nil
 		}
 	}

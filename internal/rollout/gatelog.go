@@ -123,7 +123,7 @@ echo
 	known := logMessages(before)
 	var fresh []string
 	for _, m := range logMessages(after) {
-		if !slices.Contains(known, m) && !meantToFail(m, plan) {
+		if !slices.Contains(known, m) && !meantToFail(m, plan) && !x.run.rotates(m) {
 			fresh = append(fresh, m)
 		}
 	}
@@ -143,6 +143,11 @@ func logMessages(text string) []string {
 		}
 	}
 	return list
+}
+
+// rotates reports whether a message is about a role whose password the run changes.
+func (r *Run) rotates(message string) bool {
+	return slices.ContainsFunc(r.Rotated, func(role string) bool { return strings.Contains(message, fmt.Sprintf("user %q", role)) })
 }
 
 func meantToFail(message string, plan *tasks.Plan) bool {

@@ -55,6 +55,9 @@ type Run struct {
 	// lease is held by then, whether what it was planned with, other than the hosts'
 	// state, still is so. An error refuses the instance.
 	StillHolds func(ctx context.Context, in inventory.Instance) error
+	// Rotated are roles whose passwords the run changes: that they go over to other
+	// sessions, and are refused with the old one, is no sign that something is wrong.
+	Rotated []string
 	// OneByOne lets no two clusters be worked on at the same time.
 	OneByOne bool
 	// AllowLockout names those who may lose access, see [tasks.Lockout.Named].
