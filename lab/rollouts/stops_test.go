@@ -115,7 +115,7 @@ func TestLabRolloutStops(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.Write("fleet.toml", strings.Replace(string(text), `"host all bench samenet`, fmt.Sprintf(`"host all bench %s reject", "host all bench samenet`, fleet.Lab.Applications), 1))
+		b.Write("fleet.toml", strings.Replace(string(text), `"host all bench samenet scram-sha-256"`, `"host all bench samenet reject"`, 1))
 		tried := make(chan error, 1)
 		go func() {
 			for range 600 {
