@@ -263,27 +263,53 @@ func growing() []string {
 }
 
 // PrimaryFirst reports whether the members of a cluster have to restart in the
-// other order than usual, the primary before its standbys: it does when one of
-// the parameters becomes less of which a standby must not have less than its
-// primary. The error says which of them go in opposite directions, so that no
-// order is right.
+// other order than usual, the primary before its standbys: it does when a standby
+// will have less than its primary has now of one of the parameters of which it
+// must not have less. The error says that for another one it is the other way
+// round, or for another standby, so that no order is right.
 func (c Cluster) PrimaryFirst(known []Known) (bool, error) {
+	if c.Primary < 0 {
+		return false, nil
+	}
 	var up, down []string
-	for _, i := range c.Members {
-		for _, p := range known[i].parameters() {
-			if p.after > p.before {
-				up = append(up, p.name)
-			} else {
-				down = append(down, p.name)
+	for _, name := range growing() {
+		primary, ok := known[c.Primary].parameter(name)
+		if !ok {
+			continue
+		}
+		for _, i := range c.Members {
+			standby, ok := known[i].parameter(name)
+			if i == c.Primary || !ok {
+				continue
+			}
+			if primary.after > standby.before && primary.after > primary.before {
+				up = append(up, name)
+			}
+			if standby.after < primary.before && standby.after < standby.before {
+				down = append(down, name)
 			}
 		}
 	}
 	up, down = compactSorted(up), compactSorted(down)
 	if len(up) > 0 && len(down) > 0 {
-		return false, fmt.Errorf("%s becomes more and %s less: standbys would have to restart before the primary for the one and after it for the other; do it in two applies",
-			strings.Join(up, ", "), strings.Join(down, ", "))
+		return false, fmt.Errorf("cluster %s: %s becomes more and %s less: standbys would have to restart before the primary for the one and after it for the other; do it in two applies",
+			c.Name, strings.Join(up, ", "), strings.Join(down, ", "))
 	}
 	return len(down) > 0, nil
+}
+
+// refuseOrders gives the members of clusters for whose restarts no order is right
+// the reason as their error, so that Apply does nothing to them and goes on with
+// the others. Known is changed in place.
+func refuseOrders(known []Known) {
+	for _, c := range Clusters(known) {
+		_, err := c.PrimaryFirst(known)
+		for _, i := range c.Members {
+			if k := &known[i]; err != nil && k.Err == nil && !k.Beside && len(k.Plan.Steps) > 0 {
+				k.Err = fmt.Errorf("%w; nothing was changed", err)
+			}
+		}
+	}
 }
 
 // A parameter is one of growing that a restart changes.
@@ -292,17 +318,31 @@ type parameter struct {
 	before, after int
 }
 
+// parameter returns one of growing as the instance's server has it now, and after
+// its plan; false where that is not known.
+func (k Known) parameter(name string) (parameter, bool) {
+	p := parameter{name: name}
+	if k.State == nil {
+		return p, false
+	}
+	value, ok := k.State.Running(name)
+	if _, err := fmt.Sscan(value, &p.before); !ok || err != nil {
+		return p, false
+	}
+	p.after = p.before
+	if k.restarts() {
+		value, ok = k.Plan.After.Running(name)
+		_, err := fmt.Sscan(value, &p.after)
+		return p, ok && err == nil
+	}
+	return p, true
+}
+
 // parameters returns those of growing that the instance's plan changes.
 func (k Known) parameters() []parameter {
-	if !k.restarts() {
-		return nil
-	}
 	var list []parameter
 	for _, name := range growing() {
-		before, ok := k.State.Running(name)
-		after, known := k.Plan.After.Running(name)
-		p := parameter{name: name}
-		if _, err := fmt.Sscan(before+" "+after, &p.before, &p.after); ok && known && err == nil && p.before != p.after {
+		if p, ok := k.parameter(name); ok && p.before != p.after {
 			list = append(list, p)
 		}
 	}
