@@ -25,7 +25,8 @@ var trialScript string
 //go:embed issue.sh
 var issueScript string
 
-// How long the server gets.
+// How long the server gets; a restart as long as the server says nothing, see
+// patience.
 const (
 	reloadTimeout  = 15 * time.Second
 	restartTimeout = 90 * time.Second
@@ -128,7 +129,7 @@ func (x *executor) configure(ctx context.Context) error {
 		done := fired && !wrote && len(certs) == 0
 		if loaded && before.Reached && !done {
 			failed, _ := x.server(ctx)
-			errs = append(errs, x.load(ctx, server, failed, restart))
+			errs = append(errs, x.load(context.WithoutCancel(ctx), server, failed, restart)) // which has limits of its own
 		}
 		return errors.Join(errs...)
 	}))
@@ -385,8 +386,15 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 	}
 	x.phase(verb + "ing " + server.Unit + expected)
 	logged := x.logSize(ctx)
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+	if restart {
+		patient, end := x.patience(ctx, limit)
+		defer end()
+		ctx = patient
+	} else {
+		limited, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		ctx = limited
+	}
 	script := "exec systemctl " + verb + " " + transport.Quote(server.Unit)
 	if restart {
 		// systemd refuses to start a unit that failed a few times in a row, and
@@ -394,6 +402,9 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 		script = "systemctl reset-failed " + transport.Quote(server.Unit) + " 2>/dev/null; " + script
 	}
 	out, err := x.conn.Run(ctx, transport.Command{Script: script, User: "root"})
+	if err != nil && restart && ctx.Err() != nil {
+		return fmt.Errorf("systemctl restart %s did not end: %w%s", server.Unit, because(ctx, err), x.lastWords(context.WithoutCancel(ctx), logged))
+	}
 	if err != nil {
 		return err
 	}
