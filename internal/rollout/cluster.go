@@ -94,10 +94,23 @@ func sources(known []Known, i int) []int {
 		case itsOwnWord:
 			own = append(own, j)
 		case theOthersWord:
-			others = append(others, j)
+			if known[i].server() != nil || !neighbourFollows(known, i, j) {
+				others = append(others, j)
+			}
 		}
 	}
 	return append(own, others...)
+}
+
+// neighbourFollows reports whether another server of instance i's host says itself
+// that it streams from j: then that one has the address which j lists.
+func neighbourFollows(known []Known, i, j int) bool {
+	for n, k := range known {
+		if s := k.server(); n != i && n != j && k.Instance.Host == known[i].Instance.Host && s != nil && s.InRecovery && tasks.StreamsFrom(s, known[j].Instance) {
+			return true
+		}
+	}
+	return false
 }
 
 // By whose word a standby streams from another server.
@@ -115,7 +128,7 @@ func follows(standby, other Known) int {
 	if s != nil && !s.InRecovery || s != nil && o != nil && s.SystemIdentifier != o.SystemIdentifier {
 		return nobodysWord
 	}
-	if at := other.Instance.Host; s != nil && s.Upstream != "" && (s.Upstream == at.Address || s.Upstream == at.Name) {
+	if s != nil && tasks.StreamsFrom(s, other.Instance) {
 		return itsOwnWord
 	}
 	if o != nil && slices.ContainsFunc(o.Standbys, func(row facts.Standby) bool { return comesFrom(row, standby.Instance) }) {
