@@ -74,7 +74,10 @@ func (t *Database) Plan(in inventory.Instance, s *State) (Outcome, error) {
 			return err
 		}
 		found := x.catalogs.Databases[name]
-		closed := found != nil && t.unfinished(*found)
+		closed := found != nil && t.unfinished(x.catalogs, *found)
+		if found != nil && found.ConnLimit == 0 && t.ConnLimit == nil {
+			out.Warnings = append(out.Warnings, t.shut(closed))
+		}
 		if found == nil {
 			closed = t.revokes()
 			if err := t.create(x, in, closed); err != nil {
@@ -121,10 +124,22 @@ func (t *Database) revokes() bool {
 }
 
 // unfinished reports whether a database is what create leaves if nothing comes
-// after it: one in which nobody has granted or revoked anything and that lets
-// only superusers in.
-func (t *Database) unfinished(d catalog.Database) bool {
-	return t.revokes() && d.ACL == nil && d.ConnLimit == 0
+// after it: one that lets only superusers in, and in which PUBLIC still has what it
+// loses in the transaction that opens it. What others were granted meanwhile does
+// not count.
+func (t *Database) unfinished(c *catalog.Cluster, d catalog.Database) bool {
+	acl, ok := c.Effective("", catalog.Object{Kind: catalog.DatabaseKind, Name: d.Name})
+	have, _ := acl.Of("")
+	return ok && t.revokes() && d.ConnLimit == 0 && have&^t.public != 0
+}
+
+// shut warns of a database that lets only superusers in, and of which it is not
+// declared that it does.
+func (t *Database) shut(opens bool) string {
+	if opens {
+		return fmt.Sprintf("database %s has CONNECTION LIMIT 0, and PUBLIC has what it has in a new one: it is taken for one whose making was cut off, and opened; if it is closed on purpose, declare connection_limit = 0", t.Database.Value)
+	}
+	return fmt.Sprintf("database %s has CONNECTION LIMIT 0, with which only superusers can connect, and it is left so: declare connection_limit, -1 to open it or 0 to say that it is meant", t.Database.Value)
 }
 
 // create makes the database. A closed one is opened in the transaction in which

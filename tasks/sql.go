@@ -105,7 +105,7 @@ func (c *Common) primary(s *State) string {
 		if in.ID() == s.instance.ID() {
 			continue
 		}
-		if srv.Upstream != "" && (in.Host.Address == srv.Upstream || in.Host.Name == srv.Upstream) {
+		if StreamsFrom(srv, in) {
 			return string(in.ID())
 		}
 		others = append(others, string(in.ID()))
@@ -114,6 +114,14 @@ func (c *Common) primary(s *State) string {
 		return others[0] // a standby that does not stream at the moment
 	}
 	return ""
+}
+
+// StreamsFrom reports whether a standby says that it streams from an instance. The
+// port counts only where the instance's host has several: it may be another one on
+// the way there.
+func StreamsFrom(standby *facts.Server, in inventory.Instance) bool {
+	return standby.Upstream != "" && (standby.Upstream == in.Host.Address || standby.Upstream == in.Host.Name) &&
+		(standby.UpstreamPort == in.Port || standby.UpstreamPort == 0 || len(in.Host.Instances) < 2)
 }
 
 // catalogReads asks for what the databases share and for the contents of some.

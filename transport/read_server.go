@@ -52,7 +52,7 @@ func askAboutServer(r facts.Postgres, major int) *question {
 		{sql: `SELECT a.application_name, pg_catalog.pg_get_userbyid(a.usesysid), a.client_addr, r.state, r.sync_state, coalesce(a.ssl, false), coalesce(d.datname, '')
 			FROM pg_catalog.pg_stat_get_wal_senders() r JOIN pg_catalog.pg_stat_get_activity(NULL) a USING (pid)
 			LEFT JOIN pg_catalog.pg_database d ON d.oid = a.datid ORDER BY 1, 3, pid`, columns: 7, read: into(readStandby)},
-		{sql: `SELECT sender_host FROM pg_catalog.pg_stat_wal_receiver`, columns: 1, read: into(readUpstream)},
+		{sql: `SELECT sender_host, sender_port FROM pg_catalog.pg_stat_wal_receiver`, columns: 2, read: into(readUpstream)},
 		{sql: `SELECT d.datname, pg_catalog.pg_get_userbyid(a.usesysid), a.client_addr, coalesce(a.ssl, false), a.application_name, pg_catalog.count(*)
 			FROM pg_catalog.pg_stat_get_activity(NULL) a LEFT JOIN pg_catalog.pg_database d ON d.oid = a.datid
 			WHERE a.backend_type = 'client backend' AND a.pid <> pg_catalog.pg_backend_pid() AND a.application_name <> '` + applicationName + `'
@@ -166,7 +166,7 @@ func readStandby(s *facts.Server, r row) error {
 }
 
 func readUpstream(s *facts.Server, r row) error {
-	s.Upstream = r.text(0)
+	s.Upstream, s.UpstreamPort = r.text(0), r.int(1)
 	return nil
 }
 

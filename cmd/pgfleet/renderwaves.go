@@ -26,6 +26,11 @@ func renderWaves(fleet *inventory.Fleet, known []rollout.Known, st style) string
 		b.WriteString(st.yellow("not checked before the restart of ") + clean(text) + "\n")
 	}
 	b.WriteString(renderDowntime(known))
+	for _, c := range rollout.Clusters(known) {
+		if _, err := c.PrimaryFirst(known); err != nil {
+			b.WriteString(st.red("is refused: ") + clean(err.Error()) + "\n")
+		}
+	}
 	waves, err := rollout.Waves(known, fleet.Rollout)
 	if err != nil {
 		return b.String() + st.red("cannot be rolled out: ") + clean(err.Error()) + "\n\n"

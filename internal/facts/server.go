@@ -31,7 +31,8 @@ type Server struct {
 	IdentErrors  []string           // pg_ident_file_mappings' errors, from 15 on
 	Overrides    []Override         // pg_db_role_setting
 	Standbys     []Standby          // pg_stat_replication
-	Upstream     string             // host of pg_stat_wal_receiver, on a standby
+	Upstream     string             // sender_host of pg_stat_wal_receiver, on a standby
+	UpstreamPort int                // its sender_port; 0 where Upstream is empty
 	Sessions     []Session          // pg_stat_activity's clients, distinct
 }
 

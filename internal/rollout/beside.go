@@ -86,7 +86,7 @@ func missing(known []Known, rest []inventory.Instance) []inventory.Instance {
 			if srv == nil {
 				continue
 			}
-			if srv.Upstream != "" && (srv.Upstream == in.Host.Address || srv.Upstream == in.Host.Name) ||
+			if tasks.StreamsFrom(srv, in) ||
 				slices.ContainsFunc(srv.Standbys, func(row facts.Standby) bool { return comesFrom(row, in) }) {
 				return true
 			}

@@ -94,10 +94,23 @@ func sources(known []Known, i int) []int {
 		case itsOwnWord:
 			own = append(own, j)
 		case theOthersWord:
-			others = append(others, j)
+			if known[i].server() != nil || !neighbourFollows(known, i, j) {
+				others = append(others, j)
+			}
 		}
 	}
 	return append(own, others...)
+}
+
+// neighbourFollows reports whether another server of instance i's host says itself
+// that it streams from j: then that one has the address which j lists.
+func neighbourFollows(known []Known, i, j int) bool {
+	for n, k := range known {
+		if s := k.server(); n != i && n != j && k.Instance.Host == known[i].Instance.Host && s != nil && s.InRecovery && tasks.StreamsFrom(s, known[j].Instance) {
+			return true
+		}
+	}
+	return false
 }
 
 // By whose word a standby streams from another server.
@@ -115,7 +128,7 @@ func follows(standby, other Known) int {
 	if s != nil && !s.InRecovery || s != nil && o != nil && s.SystemIdentifier != o.SystemIdentifier {
 		return nobodysWord
 	}
-	if at := other.Instance.Host; s != nil && s.Upstream != "" && (s.Upstream == at.Address || s.Upstream == at.Name) {
+	if s != nil && tasks.StreamsFrom(s, other.Instance) {
 		return itsOwnWord
 	}
 	if o != nil && slices.ContainsFunc(o.Standbys, func(row facts.Standby) bool { return comesFrom(row, standby.Instance) }) {
@@ -263,27 +276,53 @@ func growing() []string {
 }
 
 // PrimaryFirst reports whether the members of a cluster have to restart in the
-// other order than usual, the primary before its standbys: it does when one of
-// the parameters becomes less of which a standby must not have less than its
-// primary. The error says which of them go in opposite directions, so that no
-// order is right.
+// other order than usual, the primary before its standbys: it does when a standby
+// will have less than its primary has now of one of the parameters of which it
+// must not have less. The error says that for another one it is the other way
+// round, or for another standby, so that no order is right.
 func (c Cluster) PrimaryFirst(known []Known) (bool, error) {
+	if c.Primary < 0 {
+		return false, nil
+	}
 	var up, down []string
-	for _, i := range c.Members {
-		for _, p := range known[i].parameters() {
-			if p.after > p.before {
-				up = append(up, p.name)
-			} else {
-				down = append(down, p.name)
+	for _, name := range growing() {
+		primary, ok := known[c.Primary].parameter(name)
+		if !ok {
+			continue
+		}
+		for _, i := range c.Members {
+			standby, ok := known[i].parameter(name)
+			if i == c.Primary || !ok {
+				continue
+			}
+			if primary.after > standby.before && primary.after > primary.before {
+				up = append(up, name)
+			}
+			if standby.after < primary.before && standby.after < standby.before {
+				down = append(down, name)
 			}
 		}
 	}
 	up, down = compactSorted(up), compactSorted(down)
 	if len(up) > 0 && len(down) > 0 {
-		return false, fmt.Errorf("%s becomes more and %s less: standbys would have to restart before the primary for the one and after it for the other; do it in two applies",
-			strings.Join(up, ", "), strings.Join(down, ", "))
+		return false, fmt.Errorf("cluster %s: %s becomes more and %s less: standbys would have to restart before the primary for the one and after it for the other; do it in two applies",
+			c.Name, strings.Join(up, ", "), strings.Join(down, ", "))
 	}
 	return len(down) > 0, nil
+}
+
+// refuseOrders gives the members of clusters for whose restarts no order is right
+// the reason as their error, so that Apply does nothing to them and goes on with
+// the others. Known is changed in place.
+func refuseOrders(known []Known) {
+	for _, c := range Clusters(known) {
+		_, err := c.PrimaryFirst(known)
+		for _, i := range c.Members {
+			if k := &known[i]; err != nil && k.Err == nil && !k.Beside && len(k.Plan.Steps) > 0 {
+				k.Err = fmt.Errorf("%w; nothing was changed", err)
+			}
+		}
+	}
 }
 
 // A parameter is one of growing that a restart changes.
@@ -292,17 +331,31 @@ type parameter struct {
 	before, after int
 }
 
+// parameter returns one of growing as the instance's server has it now, and after
+// its plan; false where that is not known.
+func (k Known) parameter(name string) (parameter, bool) {
+	p := parameter{name: name}
+	if k.State == nil {
+		return p, false
+	}
+	value, ok := k.State.Running(name)
+	if _, err := fmt.Sscan(value, &p.before); !ok || err != nil {
+		return p, false
+	}
+	p.after = p.before
+	if k.restarts() {
+		value, ok = k.Plan.After.Running(name)
+		_, err := fmt.Sscan(value, &p.after)
+		return p, ok && err == nil
+	}
+	return p, true
+}
+
 // parameters returns those of growing that the instance's plan changes.
 func (k Known) parameters() []parameter {
-	if !k.restarts() {
-		return nil
-	}
 	var list []parameter
 	for _, name := range growing() {
-		before, ok := k.State.Running(name)
-		after, known := k.Plan.After.Running(name)
-		p := parameter{name: name}
-		if _, err := fmt.Sscan(before+" "+after, &p.before, &p.after); ok && known && err == nil && p.before != p.after {
+		if p, ok := k.parameter(name); ok && p.before != p.after {
 			list = append(list, p)
 		}
 	}

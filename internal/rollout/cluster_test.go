@@ -119,6 +119,46 @@ func TestClustersByIdentifier(t *testing.T) {
 	}
 }
 
+// The port tells apart whom a standby streams from on a host with several
+// instances, and the standby that is up has the address that its primary lists.
+func TestClustersOnSharedHosts(t *testing.T) {
+	fleet, err := inventory.Load("fleet.toml", inventory.Options{FS: fstest.MapFS{"fleet.toml": {Data: []byte(`[fleet]
+name = "x"
+[postgres]
+version = 15
+[hosts.pg01]
+address = "10.0.0.1"
+instances.main = { port = 5432 }
+instances.other = { port = 5433 }
+[hosts.pg02]
+address = "10.0.0.2"
+instances.main = { port = 5432 }
+instances.other = { port = 5433 }
+`)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known []Known
+	for i, srv := range []facts.Server{
+		{Reached: true, SystemIdentifier: "7", Standbys: []facts.Standby{{Name: "15/main", Addr: netip.MustParseAddr("10.0.0.2")}}},
+		{}, // stopped, of another cluster
+		{Reached: true, SystemIdentifier: "7", InRecovery: true, Upstream: "10.0.0.1", UpstreamPort: 5432},
+		{}, // likewise
+	} {
+		in := fleet.Instances()[i]
+		known = append(known, Known{Instance: in, Plan: &tasks.Plan{Instance: in}, State: tasks.NewState(in, map[facts.Read]facts.Answer{tasks.ServerRead(in): {Value: srv}}, nil)})
+	}
+	if d := cmp.Diff([]string{"pg01/main: pg02/main, pg01/main of pg01/main"}, showClusters(known)); d != "" {
+		t.Error(d)
+	}
+	// A port on the way there counts for nothing where there is one instance.
+	known = world(t, member{name: "pg01", id: "7"}, member{name: "pg02", id: "7", from: "10.0.0.1"})
+	known[1].server().UpstreamPort = 6432
+	if d := cmp.Diff([]string{"pg01: pg02, pg01 of pg01"}, showClusters(known)); d != "" {
+		t.Error(d)
+	}
+}
+
 // A standby that streams from a standby comes before that one, in whatever order
 // the file has them, and in waves as well as within one.
 func TestCascadeOrder(t *testing.T) {

@@ -25,7 +25,8 @@ var trialScript string
 //go:embed issue.sh
 var issueScript string
 
-// How long the server gets.
+// How long the server gets; a restart as long as the server says nothing, see
+// patience.
 const (
 	reloadTimeout  = 15 * time.Second
 	restartTimeout = 90 * time.Second
@@ -66,6 +67,9 @@ func (x *executor) configure(ctx context.Context) error {
 		if err := x.stillThere(ctx, files); err != nil {
 			return err
 		}
+	}
+	if err := x.locksOut(ctx, before.HBAFile); err != nil {
+		return err
 	}
 
 	x.phase("writing")
@@ -128,7 +132,7 @@ func (x *executor) configure(ctx context.Context) error {
 		done := fired && !wrote && len(certs) == 0
 		if loaded && before.Reached && !done {
 			failed, _ := x.server(ctx)
-			errs = append(errs, x.load(ctx, server, failed, restart))
+			errs = append(errs, x.load(context.WithoutCancel(ctx), server, failed, restart)) // which has limits of its own
 		}
 		return errors.Join(errs...)
 	}))
@@ -263,6 +267,10 @@ func (x *executor) discard(ctx context.Context, staged []*stagedCertificate) {
 // autoConf is the file of ALTER SYSTEM, in the data directory.
 const autoConf = "postgresql.auto.conf"
 
+// trialElsewhere is the folder of a trial for the step's files that are not in the
+// folder of postgresql.conf.
+const trialElsewhere = "pgfleet.elsewhere"
+
 // try has PostgreSQL judge the new files before they are put in place: its own
 // parser always, and a server of its own where a restart or TLS is at stake,
 // whose mistakes no view would show.
@@ -271,16 +279,16 @@ func (x *executor) try(ctx context.Context, server tasks.Server, files *swap, ce
 		return nil
 	}
 	x.phase("checking")
-	boot := restart || len(certs) > 0
+	boot := restart || len(certs) > 0 || slices.ContainsFunc(files.before, func(f facts.FileInfo) bool { return bytes.Contains(f.Content, []byte("ssl")) })
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
 	for _, f := range files.write {
 		name, inside := strings.CutPrefix(f.Path, server.ConfDir+"/")
-		if f.Path == path.Join(server.DataDir, autoConf) {
-			name, inside = autoConf, true
-		}
-		if !inside {
-			continue
+		switch {
+		case f.Path == path.Join(server.DataDir, autoConf):
+			name = autoConf
+		case !inside: // it may be what a setting of TLS names
+			name = trialElsewhere + f.Path
 		}
 		boot = boot || bytes.Contains(f.Content, []byte("ssl"))
 		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(f.Content)), Format: tar.FormatPAX}); err != nil {
@@ -299,13 +307,14 @@ func (x *executor) try(ctx context.Context, server tasks.Server, files *swap, ce
 			removed = append(removed, name)
 		}
 	}
+	gone := strings.Join(files.remove, "\n")
 	pem, target := "", ""
 	if len(certs) > 0 {
 		pem, target = path.Join(certs[0].dir, "pem"), certs[0].target
 	}
-	vars := fmt.Sprintf("conf_dir=%s data_dir=%s bin_dir=%s pem=%s pem_target=%s boot=%s removed=%s\n",
+	vars := fmt.Sprintf("conf_dir=%s data_dir=%s bin_dir=%s pem=%s pem_target=%s boot=%s removed=%s gone=%s\n",
 		transport.Quote(server.ConfDir), transport.Quote(server.DataDir), transport.Quote(server.BinDir), transport.Quote(pem), transport.Quote(target),
-		map[bool]string{true: "yes", false: "no"}[boot], transport.Quote(strings.Join(removed, "\n")))
+		map[bool]string{true: "yes", false: "no"}[boot], transport.Quote(strings.Join(removed, "\n")), transport.Quote(gone))
 	ctx, cancel := context.WithTimeoutCause(ctx, restartTimeout, errors.New("the trial of the new configuration took too long"))
 	defer cancel()
 	out, err := x.conn.Run(ctx, transport.Command{Script: vars + trialScript, User: "postgres", Stdin: archive.Bytes(), Unfenced: true})
@@ -385,8 +394,15 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 	}
 	x.phase(verb + "ing " + server.Unit + expected)
 	logged := x.logSize(ctx)
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
+	if restart {
+		patient, end := x.patience(ctx, limit)
+		defer end()
+		ctx = patient
+	} else {
+		limited, cancel := context.WithTimeout(ctx, limit)
+		defer cancel()
+		ctx = limited
+	}
 	script := "exec systemctl " + verb + " " + transport.Quote(server.Unit)
 	if restart {
 		// systemd refuses to start a unit that failed a few times in a row, and
@@ -394,6 +410,9 @@ func (x *executor) load(ctx context.Context, server tasks.Server, before facts.S
 		script = "systemctl reset-failed " + transport.Quote(server.Unit) + " 2>/dev/null; " + script
 	}
 	out, err := x.conn.Run(ctx, transport.Command{Script: script, User: "root"})
+	if err != nil && restart && ctx.Err() != nil {
+		return fmt.Errorf("systemctl restart %s did not end: %w%s", server.Unit, because(ctx, err), x.lastWords(context.WithoutCancel(ctx), logged))
+	}
 	if err != nil {
 		return err
 	}

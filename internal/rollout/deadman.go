@@ -34,9 +34,9 @@ const (
 	// What a host is doing when it is asked: to disarm waits for it to put back
 	// and restart.
 	firingTimeout = restartTimeout + time.Minute
-	// longestStep is how long a step may ask the host to wait on: more than all
-	// that has a limit of its own, so that one that hangs is put back as well.
-	longestStep = 10 * time.Minute
+	// stepMargin is how long a step may ask the host to wait on for what has no
+	// limit that the user sets: then one that hangs is put back as well.
+	stepMargin = 10 * time.Minute
 )
 
 // deadMan returns how long a host waits for a word of this run, in whole
@@ -66,6 +66,8 @@ type deadMan struct {
 	history string // the folder on the host that the copies go to when all is well
 	verb    string // what has the server take the old files over
 	run     string
+	length  time.Duration // after which the host puts back
+	longest time.Duration // for which it is put off
 	cancel  context.CancelCauseFunc
 	stop    chan struct{}
 	stopped sync.WaitGroup
@@ -147,8 +149,8 @@ func (x *executor) arm(ctx context.Context, u undo) (context.Context, *deadMan, 
 		return ctx, nil, nil
 	}
 	d := &deadMan{conn: x.conn, run: rand.Text(), verb: u.verb, history: tasks.HistoryDir(x.instance, x.run.id()), stop: make(chan struct{})}
-	length := x.run.deadMan()
-	d.names = undoNames(x.instance, d.run, length)
+	d.length, d.longest = x.run.deadMan(), x.longestStep()
+	d.names = undoNames(x.instance, d.run, d.length)
 	script, stdin := armCommand(x.instance, d.names, u)
 	limited, cancel := context.WithTimeoutCause(ctx, armTimeout, errors.New("the host took too long to keep copies of the old files"))
 	defer cancel()
@@ -163,19 +165,19 @@ func (x *executor) arm(ctx context.Context, u undo) (context.Context, *deadMan, 
 		return ctx, nil, fmt.Errorf("nothing was written, because the host could not be made to put it back by itself: %s", message(out))
 	}
 	ctx, d.cancel = context.WithCancelCause(ctx)
-	d.stopped.Go(func() { d.keep(ctx, length) })
+	d.stopped.Go(func() { d.keep(ctx) })
 	return ctx, d, nil
 }
 
 // keep puts the firing off while the step goes on.
-func (d *deadMan) keep(ctx context.Context, length time.Duration) {
-	tick := time.NewTicker(length / 3)
+func (d *deadMan) keep(ctx context.Context) {
+	tick := time.NewTicker(d.length / 3)
 	defer tick.Stop()
-	end := time.After(longestStep)
+	end := time.After(d.longest)
 	for {
 		select {
 		case <-tick.C:
-			beat, cancel := context.WithTimeout(ctx, length)
+			beat, cancel := context.WithTimeout(ctx, d.length)
 			err := d.ask(beat, d.conn, "more=1\n")
 			cancel()
 			if _, fired := errors.AsType[*firedError](err); fired {
@@ -248,7 +250,7 @@ func (d *deadMan) ask(ctx context.Context, conn transport.Conn, more string) err
 }
 
 // hasFired asks whether the host has put back by itself, and has it wait on if
-// not. It reports false where that could not be learned.
+// not, also while pgfleet puts back: a server may take long to start. It reports false where that could not be learned.
 func (d *deadMan) hasFired(ctx context.Context, conn transport.Conn) bool {
 	if d == nil {
 		return false
@@ -261,7 +263,12 @@ func (d *deadMan) hasFired(ctx context.Context, conn transport.Conn) bool {
 			}
 		}
 	}
-	return d.fired != nil
+	if d.fired == nil {
+		d.conn, d.stop = conn, make(chan struct{})
+		d.stopped.Go(func() { d.keep(context.WithoutCancel(ctx)) })
+		return false
+	}
+	return true
 }
 
 // reason returns why a step failed: that the host has put its files back, if that

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -53,16 +54,47 @@ func (r *Run) RefuseLockouts(known []Known) {
 		if k.Err != nil || k.Plan == nil {
 			continue
 		}
-		var left []tasks.Lockout
-		for _, l := range k.Plan.Lockouts {
-			if !slices.ContainsFunc(r.AllowLockout, l.Named) {
-				left = append(left, l)
-			}
-		}
-		if len(left) > 0 {
+		if left := r.notAllowed(k.Plan.Lockouts); len(left) > 0 {
 			k.Err = &LockoutError{left}
 		}
 	}
+}
+
+// locksOut refuses, just before a step that replaces pg_hba.conf, that somebody
+// loses access who is not allowed to: hours may have passed since it was planned,
+// and others are connected now.
+func (x *executor) locksOut(ctx context.Context, hbaFile string) error {
+	if hbaFile == "" || !slices.ContainsFunc(x.step.Changes, func(c tasks.Change) bool {
+		switch a := c.Action.(type) {
+		case tasks.WriteFile:
+			return a.Path == hbaFile
+		case tasks.RemoveFile:
+			return a.Path == hbaFile
+		}
+		return false
+	}) {
+		return nil
+	}
+	x.phase("checking who is connected now")
+	_, plan, err := x.run.resurvey(ctx, x.conn, x.instance, x.step.Tasks)
+	if err != nil {
+		return fmt.Errorf("planned again just before it: %w", err)
+	}
+	if left := x.run.notAllowed(plan.Lockouts); len(left) > 0 {
+		return fmt.Errorf("since it was planned this has changed: %w", &LockoutError{left})
+	}
+	return nil
+}
+
+// notAllowed returns those lock-outs that AllowLockout does not name.
+func (r *Run) notAllowed(list []tasks.Lockout) []tasks.Lockout {
+	var left []tasks.Lockout
+	for _, l := range list {
+		if !slices.ContainsFunc(r.AllowLockout, l.Named) {
+			left = append(left, l)
+		}
+	}
+	return left
 }
 
 // CheckAllowLockout returns an error if somebody would lose access and none of

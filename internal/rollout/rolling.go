@@ -29,6 +29,7 @@ import (
 func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) ([]Result, error) {
 	mine := ofRun(known)
 	r.RefuseLockouts(mine)
+	refuseOrders(known)
 	giveBack, refused := r.takeLeases(ctx, stop, mine, r.Locking.Wait)
 	if refused != nil {
 		return refused, nil

@@ -126,10 +126,7 @@ func hostOrder(known []Known, r inventory.Rollout) ([]string, error) {
 		return len(r.Order)
 	}
 	slices.SortStableFunc(hosts, func(a, b string) int { return place(a) - place(b) })
-	after, err := predecessors(known)
-	if err != nil {
-		return nil, err
-	}
+	after := predecessors(known)
 	var order []string
 	for len(hosts) > 0 {
 		at := slices.IndexFunc(hosts, func(h string) bool {
@@ -152,13 +149,10 @@ func hostOrder(known []Known, r inventory.Rollout) ([]string, error) {
 // predecessors returns, for each host, those that are worked on before it: a
 // standby before its primary, one that streams from another standby before that
 // one, and a server that does not answer before all others of its cluster.
-func predecessors(known []Known) (map[string][]string, error) {
+func predecessors(known []Known) map[string][]string {
 	after := map[string][]string{}
 	for _, c := range Clusters(known) {
-		first, err := c.PrimaryFirst(known)
-		if err != nil {
-			return nil, fmt.Errorf("cluster %s: %w", c.Name, err)
-		}
+		first := primaryFirst(c, known)
 		for _, i := range c.Members {
 			for _, j := range c.Members {
 				a, b := known[i].Instance.Host.Name, known[j].Instance.Host.Name
@@ -168,7 +162,7 @@ func predecessors(known []Known) (map[string][]string, error) {
 			}
 		}
 	}
-	return after, nil
+	return after
 }
 
 // before reports whether member i is worked on before member j.
@@ -222,7 +216,8 @@ func lines(known []Known, wave Wave, clusters []Cluster) [][]int {
 	return all
 }
 
-// primaryFirst is PrimaryFirst once Waves has found that there is an order.
+// primaryFirst is PrimaryFirst where it does not matter that there is no order:
+// Apply refuses the members of such a cluster.
 func primaryFirst(c Cluster, known []Known) bool {
 	first, _ := c.PrimaryFirst(known)
 	return first

@@ -164,39 +164,69 @@ func TestClusters(t *testing.T) {
 	}
 }
 
+// runningWith gives a member of a world the values of max_connections and
+// max_wal_senders that it has, and is to have after a restart.
+func runningWith(k *Known, before, after [2]string) {
+	state := func(v [2]string) *tasks.State {
+		srv := *k.State.Server()
+		srv.Settings = []postgres.Setting{
+			{Name: "max_connections", Setting: v[0], VarType: "integer", Context: "postmaster"},
+			{Name: "max_wal_senders", Setting: v[1], VarType: "integer", Context: "postmaster"},
+		}
+		return tasks.NewState(k.Instance, map[facts.Read]facts.Answer{tasks.ServerRead(k.Instance): {Value: srv}}, nil)
+	}
+	k.State, k.Plan.After = state(before), state(after)
+	if before != after {
+		k.Plan.Steps = []tasks.Step{{Changes: []tasks.Change{{Action: tasks.Restart{}}}}}
+	}
+}
+
 func TestPrimaryFirst(t *testing.T) {
 	for _, c := range []struct {
-		before, after [2]string // max_connections, max_wal_senders
-		first         bool
-		problem       string
+		primary, standby, primaryThen, standbyThen [2]string // max_connections, max_wal_senders
+		first                                      bool
+		problem                                    string
 	}{
-		{[2]string{"100", "10"}, [2]string{"200", "10"}, false, ""},
-		{[2]string{"100", "10"}, [2]string{"50", "10"}, true, ""},
-		{[2]string{"100", "10"}, [2]string{"50", "20"}, false, "max_wal_senders becomes more and max_connections less"},
-		{[2]string{"100", "10"}, [2]string{"100", "10"}, false, ""},
+		{[2]string{"100", "10"}, [2]string{"100", "10"}, [2]string{"200", "10"}, [2]string{"200", "10"}, false, ""},
+		{[2]string{"100", "10"}, [2]string{"100", "10"}, [2]string{"50", "10"}, [2]string{"50", "10"}, true, ""},
+		{[2]string{"100", "10"}, [2]string{"100", "10"}, [2]string{"50", "20"}, [2]string{"50", "20"}, false, "cluster pg01: max_wal_senders becomes more and max_connections less"},
+		{[2]string{"100", "10"}, [2]string{"100", "10"}, [2]string{"100", "10"}, [2]string{"100", "10"}, false, ""},
+		// A standby that has more than its primary needs is in nobody's way.
+		{[2]string{"100", "10"}, [2]string{"200", "10"}, [2]string{"150", "10"}, [2]string{"150", "10"}, false, ""},
+		{[2]string{"100", "10"}, [2]string{"200", "10"}, [2]string{"150", "5"}, [2]string{"150", "5"}, true, ""},
+		{[2]string{"100", "10"}, [2]string{"200", "20"}, [2]string{"100", "15"}, [2]string{"100", "15"}, false, ""},
+		{[2]string{"100", "10"}, [2]string{"200", "20"}, [2]string{"100", "10"}, [2]string{"50", "20"}, true, ""},
 	} {
 		known, _ := worldOf(t, "ps", "")
-		for i := range known {
-			in := known[i].Instance
-			state := func(v [2]string) *tasks.State {
-				srv := *known[i].State.Server()
-				srv.Settings = []postgres.Setting{
-					{Name: "max_connections", Setting: v[0], VarType: "integer", Context: "postmaster"},
-					{Name: "max_wal_senders", Setting: v[1], VarType: "integer", Context: "postmaster"},
-				}
-				return tasks.NewState(in, map[facts.Read]facts.Answer{tasks.ServerRead(in): {Value: srv}}, nil)
-			}
-			known[i].State, known[i].Plan.After = state(c.before), state(c.after)
-			known[i].Plan.Steps = []tasks.Step{{Changes: []tasks.Change{{Action: tasks.Restart{}}}}}
-		}
+		runningWith(&known[0], c.primary, c.primaryThen)
+		runningWith(&known[1], c.standby, c.standbyThen)
 		first, err := Clusters(known)[0].PrimaryFirst(known)
 		if first != c.first || (err != nil) != (c.problem != "") || err != nil && !strings.Contains(err.Error(), c.problem) {
-			t.Errorf("%v to %v: %v, %v", c.before, c.after, first, err)
+			t.Errorf("%v: %v, %v", c, first, err)
 		}
 		waves, err := Waves(known, inventory.Rollout{})
-		if want := map[bool]string{true: "1 2", false: "2 1"}[c.first]; err == nil && show(waves) != want {
-			t.Errorf("%v to %v: %s, want %s", c.before, c.after, show(waves), want)
+		want := map[bool]string{true: "1 2", false: "2 1"}[c.first]
+		if due := known[0].restarts() && known[1].restarts(); err != nil || due && show(waves) != want {
+			t.Errorf("%v: %s, %v, want %s", c, show(waves), err, want)
 		}
+	}
+}
+
+// A cluster without an order is refused, and the others are not.
+func TestRefuseOrders(t *testing.T) {
+	known, _ := worldOf(t, "pspsp", "")
+	for i, then := range [][2]string{{"50", "20"}, {"50", "20"}, {"200", "20"}, {"200", "20"}, {"50", "20"}} {
+		runningWith(&known[i], [2]string{"100", "10"}, then)
+	}
+	refuseOrders(known)
+	for i, refused := range []bool{true, true, false, false, false} {
+		if err := known[i].Err; (err != nil) != refused || refused && !strings.Contains(err.Error(), "do it in two applies; nothing was changed") {
+			t.Errorf("%s: %v", known[i].Instance.ID(), err)
+		}
+	}
+	waves, err := Waves(known, inventory.Rollout{Batches: []inventory.Share{{Count: 1}}})
+	if err != nil || show(waves) != "4 | 3 | 5" {
+		t.Errorf("%s, %v", show(waves), err)
 	}
 }
 
