@@ -104,6 +104,7 @@ type executor struct {
 	run      *Run
 	conn     transport.Conn
 	instance inventory.Instance
+	role     string // of the server when it was planned; "" where that is not known
 	step     tasks.Step
 	later    []tasks.Step // of the same plan
 	proofs   []tasks.Step // of later, those that come right after the step

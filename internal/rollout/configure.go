@@ -39,6 +39,9 @@ const (
 func (x *executor) configure(ctx context.Context) error {
 	server, restart, activate := x.activation()
 	before, err := x.server(ctx)
+	if err == nil {
+		err = x.sameRole(before)
+	}
 	if err != nil {
 		return err
 	}
@@ -64,11 +67,17 @@ func (x *executor) configure(ctx context.Context) error {
 		if err := x.ready(ctx); err != nil {
 			return err
 		}
-		if err := x.stillThere(ctx, files); err != nil {
+		if before, err = x.server(ctx); err == nil {
+			err = x.sameRole(before)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	if err := x.locksOut(ctx, before.HBAFile); err != nil {
+		return err
+	}
+	if err := x.stillThere(ctx, files); err != nil {
 		return err
 	}
 
@@ -164,6 +173,19 @@ func (x *executor) server(ctx context.Context) (facts.Server, error) {
 		return facts.Server{}, a.Err
 	}
 	return a.Value.(facts.Server), nil
+}
+
+// sameRole refuses a server that was a standby when it was planned and is a primary
+// now, or the other way round: other tasks are for it then.
+func (x *executor) sameRole(now facts.Server) error {
+	role := "primary"
+	if now.InRecovery {
+		role = "standby"
+	}
+	if x.role == "" || !now.Reached || role == x.role {
+		return nil
+	}
+	return fmt.Errorf("the server's role (%s then, %s now) was %w", x.role, role, errDrifted)
 }
 
 // A staged certificate waits beside the file that it will replace, in a folder

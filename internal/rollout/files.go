@@ -79,8 +79,9 @@ func (x *executor) prepare(ctx context.Context) (*swap, error) {
 	return s, nil
 }
 
-// stillThere demands, after a wait, that the files and certificates which the step
-// replaces are as planning found them: somebody may have worked on the host since.
+// stillThere demands, after the trial and a wait, that the files and certificates
+// which the step replaces are as planning found them: somebody may have worked on the
+// host since.
 func (x *executor) stillThere(ctx context.Context, s *swap) error {
 	was := map[facts.Read]tasks.Digest{}
 	for _, f := range s.before {

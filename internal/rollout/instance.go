@@ -113,7 +113,7 @@ func (w *instanceRun) step(ctx context.Context, i int) bool {
 
 func (w *instanceRun) executor(i int) *executor {
 	return &executor{
-		run: w.run, conn: w.conn, stop: w.stop, instance: w.known.Instance, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], proofs: w.proofs(i), earlier: &w.earlier, peers: w.peers,
+		run: w.run, conn: w.conn, stop: w.stop, instance: w.known.Instance, role: w.known.Plan.Role, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], proofs: w.proofs(i), earlier: &w.earlier, peers: w.peers,
 		restarted: func(down time.Duration) { w.result.Down += down },
 		planned:   func(changes []tasks.Change) error { return w.planned(i, changes) },
 		rotation:  &w.rotation,

@@ -116,6 +116,7 @@ func TestLabStatements(t *testing.T) {
 				}
 			}
 			testBusy(t, l, b)
+			testDrift(t, l, b)
 			testProveLog(t, l, b)
 		})
 	}
@@ -175,7 +176,10 @@ func testBusy(t *testing.T, l *lab.Lab, b *bench) {
 	if _, err := tool.Exec(t.Context(), "SELECT "+start); err != nil {
 		t.Fatal(err)
 	}
-	want(start, "postgres has started a backup (pid ")
+	none := time.Duration(0)
+	b.run.Fleet.Rollout.TransactionWait = &none
+	want(start+" with transaction_wait = 0", "postgres has started a backup (pid ")
+	b.run.Fleet.Rollout.TransactionWait = nil
 	if _, err := tool.Exec(t.Context(), "SELECT "+end); err != nil {
 		t.Fatal(err)
 	}
@@ -188,6 +192,36 @@ func testBusy(t *testing.T, l *lab.Lab, b *bench) {
 	look(t, l, host, "p=$(cat /run/wal-g); kill -- -$p; while kill -0 -- -$p 2>/dev/null; do sleep 0.05; done")
 	if why := ask(); why != "" {
 		t.Errorf("WAL-G has ended, and it says %q", why)
+	}
+}
+
+// A step that only reloads writes nothing where somebody has worked on its file
+// during the trial, or where the server has another role than when it was planned.
+func testDrift(t *testing.T, l *lab.Lab, b *bench) {
+	host := b.in.Host.Name
+	conf := fmt.Sprintf("/etc/postgresql/%d/main", l.Host(host).Postgres)
+	path := conf + "/conf.d/98-drift.conf"
+	x := b.executor()
+	server := tasks.Server{Port: 5432, Unit: b.in.Unit(), ConfDir: conf, DataDir: fmt.Sprintf("/var/lib/postgresql/%d/main", l.Host(host).Postgres),
+		BinDir: fmt.Sprintf("/usr/lib/postgresql/%d/bin", l.Host(host).Postgres)}
+	x.step = tasks.Step{Server: server, Changes: []tasks.Change{
+		{Before: tasks.Absent, Action: tasks.WriteFile{Path: path, Content: "work_mem = '8MB'\n", Owner: "postgres", Group: "postgres", Mode: 0o644}},
+		{Action: tasks.Reload{Server: server}},
+	}}
+	x.phase = func(text string) {
+		if text == "checking" {
+			look(t, l, host, "echo '# by hand' >"+path)
+		}
+	}
+	if err := x.configure(t.Context()); err == nil || !strings.Contains(err.Error(), path+" was changed on the host since it was planned, so nothing was written") {
+		t.Errorf("a file that was edited during the trial: %v", err)
+	}
+	if got := look(t, l, host, "cat "+path+"; rm "+path); got != "# by hand\n" {
+		t.Errorf("the file holds %q", got)
+	}
+	x.role, x.phase = "standby", func(text string) { t.Errorf("it went on: %s", text) }
+	if err := x.configure(t.Context()); err == nil || !strings.Contains(err.Error(), "the server's role (standby then, primary now) was changed on the host since it was planned, so nothing was written") {
+		t.Errorf("another role: %v", err)
 	}
 }
 

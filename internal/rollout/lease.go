@@ -141,6 +141,40 @@ func (r *Run) elsewhere(known []Known) []*inventory.Host {
 	return hosts
 }
 
+// aside returns the hosts of all members of the clusters in which a server is to
+// restart, also of those that are not changed: somebody else might restart one of
+// them at the same time, and two would be missing. One that could not be asked keeps
+// its cluster from being restarted anyway.
+func aside(known []Known) []*inventory.Host {
+	var hosts []*inventory.Host
+	for i := range aroundRestarts(known) {
+		if known[i].Err == nil {
+			hosts = append(hosts, known[i].Instance.Host)
+		}
+	}
+	return hosts
+}
+
+// besideRestarts returns those instances of the run that are to restart, and whose
+// cluster has a member on a host; none if the run changes that host.
+func besideRestarts(known []Known, h *inventory.Host) map[int]bool {
+	if slices.Contains(changing(ofRun(known)), h) {
+		return nil
+	}
+	list := map[int]bool{}
+	for _, c := range Clusters(known) {
+		if !slices.ContainsFunc(c.Members, func(i int) bool { return known[i].Instance.Host == h }) {
+			continue
+		}
+		for _, i := range c.Members {
+			if known[i].restarts() {
+				list[i] = true
+			}
+		}
+	}
+	return list
+}
+
 // leftOpen reports whether a step of an earlier run is to be put back: whoever has
 // the lease knows that nobody is at it.
 func leftOpen(k Known) bool {
@@ -151,14 +185,16 @@ func leftOpen(k Known) bool {
 	return err == nil && u.Armed
 }
 
-// takeLeases takes the leases of all hosts that the plans change. If somebody
+// takeLeases takes the leases of all hosts that the plans change, and of those that
+// must not change meanwhile. If somebody
 // has one of them, those that were taken are given back, and refused says so of
 // every instance: nothing was changed. Else giveBack is to be called at the end.
 // A host that could not be asked for its lease fails alone, when its turn comes.
 // Wait is how long to wait for those that others have.
 func (r *Run) takeLeases(ctx context.Context, stop <-chan struct{}, known []Known, wait time.Duration) (giveBack func(), refused []Result) {
 	began := time.Now()
-	hosts := inOrder(append(changing(known), r.elsewhere(known)...))
+	mine := ofRun(known)
+	hosts := inOrder(slices.Concat(changing(mine), r.elsewhere(mine), aside(known)))
 	if r.tryAll(ctx, hosts) {
 		hosts = nil
 	} else {
@@ -179,7 +215,7 @@ func (r *Run) takeLeases(ctx context.Context, stop <-chan struct{}, known []Know
 	var err error
 	var busy *inventory.Host
 	if !stopped(ctx, stop) {
-		busy, err = r.awaitSessions(ctx, stop, known, wait)
+		busy, err = r.awaitSessions(ctx, stop, mine, wait)
 	}
 	switch {
 	case stopped(ctx, stop):
@@ -226,18 +262,22 @@ func stopped(ctx context.Context, stop <-chan struct{}) bool {
 
 // notBegun is how a run ends that has changed nothing, because of one host.
 func notBegun(known []Known, because *inventory.Host, err error) []Result {
-	results := make([]Result, len(known))
-	for i, k := range known {
+	mine := ofRun(known)
+	results := make([]Result, len(mine))
+	beside := besideRestarts(known, because)
+	for i, k := range mine {
 		res := Result{Instance: k.Instance.ID(), Err: k.Err}
 		switch {
 		case k.Unreachable:
 			res.Status = k.Access()
 		case k.Err != nil:
 			res.Status = Refused
-		case because != nil && k.Instance.Host == because:
+		case because != nil && k.Instance.Host == because && len(beside) == 0:
 			res.Status, res.Err = Refused, err
 		case !slices.Contains(changing([]Known{k}), k.Instance.Host):
 			res.Status = Unchanged
+		case beside[i]:
+			res.Status, res.Err = Refused, fmt.Errorf("%s belongs to its cluster, and nobody else may change that while this one restarts; on %s %w", because.Name, because.Name, err)
 		case because != nil:
 			res.Status, res.Err = Stopped, fmt.Errorf("nothing was changed, because %s is not free", because.Name)
 		default:
@@ -270,8 +310,12 @@ func (r *Run) takeLease(ctx context.Context, stop <-chan struct{}, h *inventory.
 		case !time.Now().Before(deadline):
 			return err
 		case !told:
-			for _, k := range known {
-				if k.Instance.Host == h {
+			beside := besideRestarts(known, h)
+			for i, k := range ofRun(known) {
+				switch {
+				case beside[i]:
+					r.observe(Event{Kind: Waiting, Host: k.Instance.Host.Name, Instance: k.Instance.ID(), Text: fmt.Sprintf("waiting for the lease of %s, which belongs to its cluster: %s", h.Name, held.Lease)})
+				case k.Instance.Host == h && len(beside) == 0:
 					r.observe(Event{Kind: Waiting, Host: h.Name, Instance: k.Instance.ID(), Text: "waiting for its lease: " + held.Lease.String()})
 				}
 			}

@@ -178,8 +178,9 @@ func (x *executor) written(ctx context.Context) (string, error) {
 // enough waits until no standby would have less of a parameter than its primary
 // when the server is back, with which it would not start, or not replay any more
 // (manual, 26.4.3 Administrator's Overview of hot standby). A parameter that was
-// lowered on the primary counts for a standby once it has replayed that.
-func (x *executor) enough(ctx context.Context) error {
+// lowered on the primary counts for a standby once it has replayed that. Waited says
+// whether it had to wait.
+func (x *executor) enough(ctx context.Context, replay *patience) (waited bool, err error) {
 	lowered := ""
 	for _, p := range x.peers.parameters {
 		switch {
@@ -187,10 +188,10 @@ func (x *executor) enough(ctx context.Context) error {
 			for _, s := range x.peers.standbys {
 				has, err := x.running(ctx, s, p.name)
 				if err != nil {
-					return fmt.Errorf("what %s of %s is cannot be asked: %w", p.name, s.ID(), err)
+					return false, fmt.Errorf("what %s of %s is cannot be asked: %w", p.name, s.ID(), err)
 				}
 				if has < p.after {
-					return fmt.Errorf("it was not restarted, and nothing was changed, because its standby %s runs with %s = %d, and would not replay any more with less than its primary, here %d: apply there first",
+					return false, fmt.Errorf("it was not restarted, and nothing was changed, because its standby %s runs with %s = %d, and would not replay any more with less than its primary, here %d: apply there first",
 						s.ID(), p.name, has, p.after)
 				}
 			}
@@ -198,24 +199,24 @@ func (x *executor) enough(ctx context.Context) error {
 			primary := x.peers.primaries[0]
 			has, err := x.running(ctx, primary, p.name)
 			if err != nil {
-				return fmt.Errorf("what %s of %s is cannot be asked: %w", p.name, primary.ID(), err)
+				return false, fmt.Errorf("what %s of %s is cannot be asked: %w", p.name, primary.ID(), err)
 			}
 			if has > p.after {
-				return fmt.Errorf("it was not restarted, and nothing was changed, because its primary %s runs with %s = %d, and a standby does not start with less, here %d: apply there first",
+				return false, fmt.Errorf("it was not restarted, and nothing was changed, because its primary %s runs with %s = %d, and a standby does not start with less, here %d: apply there first",
 					primary.ID(), p.name, has, p.after)
 			}
 			lowered = p.name
 		}
 	}
 	if lowered == "" {
-		return nil
+		return false, nil
 	}
 	primary := x.peers.primaries[0]
 	lsn, err := x.flushed(ctx, primary)
 	if err != nil {
-		return fmt.Errorf("how far %s has written is not known: %w", primary.ID(), err)
+		return false, fmt.Errorf("how far %s has written is not known: %w", primary.ID(), err)
 	}
-	return x.wait(ctx, x.run.gateTimeout(), "waiting for replay of the lower "+lowered, func(ctx context.Context) (string, error) {
+	return x.wait(ctx, replay, "waiting for replay of the lower "+lowered, func(ctx context.Context) (string, error) {
 		return x.notReplayed(ctx, lsn, primary.ID(), lowered)
 	})
 }

@@ -1,6 +1,7 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,8 +51,9 @@ func (r *Run) maxLag() int64 {
 // stream and are not far behind, so that never two members are missing; a commit
 // on the primary would not wait for this one alone; a standby will not have less of
 // a parameter than its primary; no backup runs, and nobody has had a transaction
-// open for long. The error says what is in the way, after the limits that [rollout]
-// sets; nothing was changed then.
+// open for long. What was well may be so no longer after a wait, so all is asked
+// again until nothing had to be waited for. The error says what is in the way, after
+// the limits that [rollout] sets; nothing was changed then.
 func (x *executor) ready(ctx context.Context) error {
 	if err := x.peers.allAsked(); err != nil {
 		return err
@@ -59,43 +61,64 @@ func (x *executor) ready(ctx context.Context) error {
 	if x.peers.unchecked != "" {
 		x.phase("not checked: " + x.peers.unchecked)
 	}
-	if err := x.wait(ctx, x.run.gateTimeout(), "waiting for its cluster", x.clusterProblem); err != nil {
-		return err
+	cluster, replay := newPatience(x.run.gateTimeout()), newPatience(x.run.gateTimeout())
+	inUse := newPatience(cmp.Or(x.run.transactionWait(), defaultTransactionWait)) // of 0, only backups are waited for
+	for {
+		waited, err := x.readyNow(ctx, cluster, replay, inUse)
+		if err != nil || !waited {
+			return err
+		}
+	}
+}
+
+// readyNow asks for everything once that a restart needs, and waits for it. It
+// reports whether it had to, so that the first answers may be old.
+func (x *executor) readyNow(ctx context.Context, cluster, replay, inUse *patience) (waited bool, err error) {
+	forCluster, err := x.wait(ctx, cluster, "waiting for its cluster", x.clusterProblem)
+	if err != nil {
+		return false, err
 	}
 	for _, p := range x.peers.primaries {
 		if x.peers.cascades {
 			break // no commit waits for a standby of a standby
 		}
 		if err := x.commitsGoOn(ctx, p); err != nil {
-			return err
+			return false, err
 		}
 	}
-	if err := x.enough(ctx); err != nil {
-		return err
+	forReplay, err := x.enough(ctx, replay)
+	if err != nil {
+		return false, err
 	}
-	limit := x.run.transactionWait()
-	if limit == 0 {
-		return nil
-	}
-	return x.wait(ctx, limit, "waiting for transactions", x.busy)
+	forOthers, err := x.wait(ctx, inUse, "waiting for transactions", x.busy)
+	return forCluster || forReplay || forOthers, err
 }
+
+// A patience is how long something is waited for, all times together.
+type patience struct{ limit, left time.Duration }
+
+func newPatience(limit time.Duration) *patience { return &patience{limit, limit} }
 
 // wait asks again and again what is in the way, until nothing is or the time is
 // up, or the run is told to stop: nothing was changed yet. What is in the way is
-// said as the step's phase.
-func (x *executor) wait(ctx context.Context, limit time.Duration, phase string, problem func(context.Context) (string, error)) error {
-	deadline := time.Now().Add(limit)
+// said as the step's phase. Waited says whether anything was.
+func (x *executor) wait(ctx context.Context, p *patience, phase string, problem func(context.Context) (string, error)) (waited bool, err error) {
+	began := time.Now()
+	deadline := began.Add(p.left)
 	said := ""
 	for {
 		why, err := problem(ctx)
 		if err != nil {
-			return err
+			return said != "", err
 		}
 		if why == "" {
-			return nil
+			if said != "" {
+				p.left -= time.Since(began)
+			}
+			return said != "", nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("it was not restarted, and nothing was changed, because after %v %s", limit, why)
+			return said != "", fmt.Errorf("it was not restarted, and nothing was changed, because after %v %s", p.limit, why)
 		}
 		if why != said {
 			said = why
@@ -104,9 +127,9 @@ func (x *executor) wait(ctx context.Context, limit time.Duration, phase string, 
 		select {
 		case <-time.After(readyEvery):
 		case <-x.stop:
-			return errStoppedWaiting
+			return true, errStoppedWaiting
 		case <-ctx.Done():
-			return ctx.Err()
+			return true, ctx.Err()
 		}
 	}
 }
@@ -114,8 +137,20 @@ func (x *executor) wait(ctx context.Context, limit time.Duration, phase string, 
 // errStoppedWaiting is why a step did nothing that was told to stop while it waited.
 var errStoppedWaiting = errors.New("stopped while it waited to restart, and nothing was changed; run it again to go on")
 
-// clusterProblem says which standby does not follow closely; "" if all do.
+// clusterProblem says which standby does not follow closely, or which member cannot
+// be kept from being changed by others meanwhile; "" if all is well.
 func (x *executor) clusterProblem(ctx context.Context) (string, error) {
+	for _, in := range slices.Concat(x.peers.primaries, x.peers.standbys) {
+		err := x.leased(ctx, in)
+		switch {
+		case leaseLost(err):
+			return "", fmt.Errorf("it was not restarted, and nothing was changed, because the lease of %s, which belongs to its cluster, is not this run's any more: see pgfleet log, and plan again", in.Host.Name)
+		case errors.Is(err, errNoLease) || errors.Is(err, errLeftAlone):
+			return "", fmt.Errorf("it was not restarted, because %s belongs to its cluster: %w", in.ID(), err)
+		case err != nil:
+			return fmt.Sprintf("%s of its cluster does not answer: %v", in.ID(), err), nil
+		}
+	}
 	if len(x.peers.standbys) == 0 {
 		return "", nil
 	}
@@ -139,6 +174,18 @@ func (x *executor) clusterProblem(ctx context.Context) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// leased returns an error if the lease of a member's host is not the run's.
+func (x *executor) leased(ctx context.Context, in inventory.Instance) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+	defer cancel()
+	conn, err := x.run.Conn(ctx, in.Host)
+	if err != nil {
+		return err
+	}
+	_, err = conn.Run(ctx, transport.Command{Script: ":"}) // behind the fence
+	return err
 }
 
 func kilobytes(bytes int64) string { return inventory.Size(bytes >> 10 << 10).String() }
@@ -218,11 +265,16 @@ func (x *executor) commitsGoOn(ctx context.Context, primary inventory.Instance) 
 }
 
 // busy says what a restart would cut off: a backup, or a transaction that has
-// been open for long. Statements are not shown: they may hold anything.
+// been open for long, unless transaction_wait is 0. Statements are not shown: they
+// may hold anything.
 func (x *executor) busy(ctx context.Context) (string, error) {
 	exclusive := "false"
 	if x.instance.Version < 15 {
 		exclusive = "CASE WHEN pg_catalog.pg_is_in_recovery() THEN false ELSE pg_catalog.pg_is_in_backup() END"
+	}
+	open := "true"
+	if x.run.transactionWait() == 0 {
+		open = "false"
 	}
 	var why string
 	err := x.query(ctx, x.instance, `SELECT coalesce(
@@ -235,7 +287,7 @@ func (x *executor) busy(ctx context.Context) (string, error) {
 			AND query ~* '`+startsBackup+`' AND query !~* '`+endsBackup+`' LIMIT 1),
 		(SELECT pg_catalog.format('%s has a transaction open for %s s (pid %s, database %s, %s, %s): end it, or let transaction_wait be longer',
 				usename, extract(epoch FROM pg_catalog.clock_timestamp() - xact_start)::pg_catalog.int8, pid, datname, coalesce(nullif(application_name, ''), 'no application_name'), state)
-			FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid() AND application_name <> 'pgfleet'
+			FROM pg_catalog.pg_stat_activity WHERE `+open+` AND backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid() AND application_name <> 'pgfleet'
 			AND xact_start < pg_catalog.clock_timestamp() - interval '`+fmt.Sprint(longTransaction.Seconds())+` seconds' ORDER BY xact_start LIMIT 1), '')`, &why)
 	if err != nil {
 		return "", fmt.Errorf("what a restart would cut off is not known: %w", err)
@@ -293,7 +345,7 @@ func (x *executor) streams(ctx context.Context, wasStreaming bool) error {
 			switch {
 			case err != nil && ctx.Err() != nil:
 				why = orSay(said, "it is not known whether "+string(s.ID())+" streams")
-			case gone(err):
+			case gone(err) && s.Host.Name == x.instance.Host.Name:
 				return fmt.Errorf("it restarted, and whether %s streams is not known: %w", s.ID(), err)
 			case err != nil:
 				why = fmt.Sprintf("%s does not answer: %v", s.ID(), err)

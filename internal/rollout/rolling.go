@@ -19,8 +19,8 @@ import (
 // replication cluster one after the other, and the instances of one host one
 // after the other. When stop is closed no new step starts; the steps that run are
 // finished or put back. When ctx ends, everything stops at once. The leases of all
-// hosts that are to be changed are taken before the first change, and given back
-// at the end. Instances that are beside the run come last in known; they are only
+// hosts that are to be changed, and of all members of a cluster in which a server is
+// to restart, are taken before the first change, and given back at the end. Instances that are beside the run come last in known; they are only
 // looked at, and have no results.
 //
 // The results are in the order of known. The error says why the rollout ended
@@ -30,7 +30,7 @@ func (r *Run) Apply(ctx context.Context, stop <-chan struct{}, known []Known) ([
 	mine := ofRun(known)
 	r.RefuseLockouts(mine)
 	refuseOrders(known)
-	giveBack, refused := r.takeLeases(ctx, stop, mine, r.Locking.Wait)
+	giveBack, refused := r.takeLeases(ctx, stop, known, r.Locking.Wait)
 	if refused != nil {
 		return refused, nil
 	}
@@ -173,6 +173,8 @@ func (a *rolling) wave(ctx context.Context, w Wave, n, of int) error {
 	switch {
 	case len(failed) > 0 && w.Canary:
 		return fmt.Errorf("the canary failed (%s), so nothing else was touched; mend that, and run it again", joinIDs(failed))
+	case w.Canary && len(a.notDone(w)) > 0:
+		return fmt.Errorf("the canary was not changed (%s), so nothing else was touched; mend what kept it from that, and run it again", joinIDs(a.notDone(w)))
 	case len(failed) > 0 && n < of && a.budget.max < 0:
 		return fmt.Errorf("%s failed in %s, so no other began; mend that, and run it again ([rollout] max_failures says how many may fail)", joinIDs(failed), name)
 	}
@@ -189,6 +191,18 @@ func (a *rolling) wave(ctx context.Context, w Wave, n, of int) error {
 		return fmt.Errorf("after %s: %w", name, err)
 	}
 	return nil
+}
+
+// notDone returns those of a wave that something was due on, and that were neither
+// changed nor found as wanted: they show nothing about the others.
+func (a *rolling) notDone(w Wave) []inventory.InstanceID {
+	var list []inventory.InstanceID
+	for _, i := range w.Members {
+		if s := a.results[i].Status; a.known[i].Due() && s != Changed && s != Unchanged {
+			list = append(list, a.known[i].Instance.ID())
+		}
+	}
+	return list
 }
 
 // say records and shows what the rollout does next. The error says why it may not.

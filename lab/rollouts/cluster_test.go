@@ -182,6 +182,48 @@ func TestLabHalfACluster(t *testing.T) {
 	})
 }
 
+// Two operators restart two standbys of one cluster: the second waits for the first,
+// though their hosts are not the same.
+func TestLabTwoOperatorsOfACluster(t *testing.T) {
+	t.Run("postgres-17", func(t *testing.T) {
+		b := newBench(t)
+		b.T = t
+		b.fleet("", connections(110))
+		p := poll(t, members("c1"))
+		look(t, "c2", "cd /; setsid runuser -u postgres -- sh -c 'sleep 90; :' wal-g backup-push /data >/dev/null 2>&1 & echo $! >/run/wal-g")
+		done := make(chan labtest.Said, 1)
+		go func() { done <- b.Run("apply", "--yes", "-l", "c2") }()
+		for range 200 {
+			if look(t, "c1", "cat /var/lib/pgfleet/lease 2>/dev/null || true") != "" {
+				break
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		other := *b.Bench
+		other.Home = t.TempDir()
+		s := other.Want(1, "apply", "--yes", "-l", "c3")
+		says(t, s, "c1 belongs to its cluster, and nobody else may change that while this one restarts; on c1 ", " has been applying here since ")
+		go func() {
+			time.Sleep(time.Second)
+			look(t, "c2", "kill -- -$(cat /run/wal-g)")
+		}()
+		s = other.Want(0, "apply", "--yes", "--lock-wait", "1m", "-l", "c3")
+		says(t, s, "c3: waiting for the lease of c1, which belongs to its cluster: ")
+		if first := <-done; first.Code != 0 {
+			t.Errorf("the first operator's:\n%s", first.All())
+		}
+		down := p.ends()
+		if two := overlap(down, members("c1")); two != "" || len(down["c2"]) != 1 || len(down["c3"]) != 1 {
+			t.Errorf("%s were down at the same time, of %v", two, down)
+		}
+		runsWith(t, 110, "c2", "c3")
+		if left := look(t, "c1", "cat /var/lib/pgfleet/lease 2>/dev/null || true"); left != "" {
+			t.Errorf("a lease stays on c1: %s", left)
+		}
+		t.Logf("PROOF: two operators restarted two standbys of one cluster, the second after the first; %v", down)
+	})
+}
+
 // A standby of a standby, lag, and a standby that has not replayed what was lowered
 // on its primary.
 func TestLabStandbysBehind(t *testing.T) {

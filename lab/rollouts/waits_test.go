@@ -71,7 +71,26 @@ func TestLabRestartWaits(t *testing.T) {
 		if !strings.Contains(s.All(), "after 1s a base backup is running (pid ") {
 			t.Errorf("the backup is not named:\n%s", s.All())
 		}
-		look(t, "c2", "pkill -x pg_basebackup; sleep 0.5; rm -rf /var/lib/postgresql/copy")
+		// It is not cut off either where transactions are, and when it has ended the
+		// cluster is looked at again.
+		b.fleet("\n[rollout]\ntransaction_wait = \"0s\"\ngate_timeout = \"2s\"\n", connections(180))
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			time.Sleep(5 * time.Second)
+			look(t, "c3", "systemctl stop postgresql@17-main")
+			look(t, "c2", "pkill -x pg_basebackup; sleep 0.5; rm -rf /var/lib/postgresql/copy")
+		}()
+		started := sql(t, "c1", "SELECT pg_postmaster_start_time()")
+		s = b.Want(1, "apply", "--yes", "-l", "c1")
+		<-ended
+		says(t, s, "waiting for transactions: a base backup is running (pid ", "c1: ", "after 2s the standby c3 of its cluster does not answer", "nothing was changed")
+		if got := sql(t, "c1", "SELECT pg_postmaster_start_time()"); got != started {
+			t.Errorf("c1 restarted while c3 was down, at %s", got)
+		}
+		look(t, "c3", "systemctl start postgresql@17-main")
+		streams(t, "c3", "")
+		b.fleet("\n[rollout]\ntransaction_wait = \"1s\"\n", connections(180))
 		// A dump that nobody takes off its hands.
 		look(t, "c1", "cd /; runuser -u postgres -- psql -Xqd bench -c \"CREATE TABLE dumped AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)\"; nohup setsid sh -c 'runuser -u postgres -- pg_dump bench | sleep 90' >/dev/null 2>&1 & echo $! >/run/dump; sleep 1")
 		s = b.Want(1, "apply", "--yes", "-l", "c1,c2,c3")
