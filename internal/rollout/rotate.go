@@ -202,7 +202,7 @@ func (x *executor) setVerifier(ctx context.Context, a tasks.SetVerifier) error {
 	if !stored.Equal(a.Was) {
 		return fmt.Errorf("the password of %s was %w", a.Role, errDrifted)
 	}
-	if err := x.onlyStandbys(ctx, a); err != nil {
+	if err := x.onlyStandbys(ctx, conn, a); err != nil {
 		return err
 	}
 	if a.PutBack {

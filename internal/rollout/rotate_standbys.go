@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgfleet/pgfleet/internal/postgres"
@@ -110,14 +111,15 @@ func strangers(rows []walsender, standbys []streamer) []walsender {
 // onlyStandbys makes sure that all who stream as a role are standbys that get its new
 // password: everybody else would be refused from now on. Nothing has been changed
 // before.
-func (x *executor) onlyStandbys(ctx context.Context, a tasks.SetVerifier) error {
+func (x *executor) onlyStandbys(ctx context.Context, conn *pgx.Conn, a tasks.SetVerifier) error {
 	if a.Force {
 		return nil
 	}
 	var streams bool
-	err := x.query(ctx, x.instance, "SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) "+postgres.QuoteLiteral(a.Role), &streams)
+	err := conn.QueryRow(ctx, "SELECT rolreplication OR rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) "+postgres.QuoteLiteral(a.Role),
+		pgx.QueryExecModeSimpleProtocol).Scan(&streams)
 	if err != nil || !streams {
-		return err
+		return because(ctx, err)
 	}
 	var standbys []streamer
 	for _, s := range x.peers.standbys {

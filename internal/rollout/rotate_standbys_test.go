@@ -58,9 +58,9 @@ func TestStreamer(t *testing.T) {
 		as         bool
 		rewritable string
 	}{
-		"user=r host=a":                             {"r", true, ""},
-		"host=a":                                    {"postgres", true, ""},
-		"":                                          {"postgres", false, ""},
+		"user=r host=a": {"r", true, ""},
+		"host=a":        {"postgres", true, ""},
+		"":              {"postgres", false, ""},
 		"user=r host=a passfile=/x sslpassword=abc": {"r", true, ""},
 		"user=r host=a password=abc":                {"r", true, ""},
 		"user=r password=abc sslpassword=def":       {"r", true, "beside sslpassword"},
@@ -72,10 +72,26 @@ func TestStreamer(t *testing.T) {
 	}
 }
 
+func TestPassfileServers(t *testing.T) {
+	members := []tasks.Member{{Host: "pg01", Addresses: []string{"db", "10.0.0.1", "pg01"}, Port: 5432}, {Host: "pg02", Addresses: []string{"10.0.0.2", "10.0.0.2", "pg02"}, Port: 5433}}
+	for on, wanted := range map[string]string{
+		"app":  "db:5432, 10.0.0.1:5432, pg01:5432, 10.0.0.2:5433, pg02:5433",
+		"pg02": "db:5432, 10.0.0.1:5432, pg01:5432, 10.0.0.2:5433, pg02:5433, localhost:5433, 127.0.0.1:5433, ::1:5433",
+	} {
+		if got := serverList(passfileServers(members, on)); got != wanted {
+			t.Errorf("on %s: %s", on, got)
+		}
+	}
+}
+
 // What one rotation may have to put back is nothing to the next one of an instance.
 func TestRotationsOfAnInstanceAreApart(t *testing.T) {
 	one, two := &tasks.Bound{}, &tasks.Bound{}
-	w := &instanceRun{known: Known{Plan: &tasks.Plan{Steps: []tasks.Step{{Tasks: []*tasks.Bound{one}}, {Tasks: []*tasks.Bound{one}}, {Tasks: []*tasks.Bound{two}}}}}}
+	var steps []tasks.Step
+	for _, task := range []*tasks.Bound{one, one, two} {
+		steps = append(steps, tasks.Step{Tasks: []*tasks.Bound{task}, Changes: []tasks.Change{{Action: tasks.Told{}}}})
+	}
+	w := &instanceRun{known: Known{Plan: &tasks.Plan{Steps: steps}}}
 	w.executor(0).rotation.altered = time.Now()
 	if w.executor(1).rotation.altered.IsZero() {
 		t.Error("a rotation forgets between its steps what it has to put back")

@@ -45,7 +45,11 @@ func TestLabReplicationRole(t *testing.T) {
 	// That is refused, and with --force it is not cut off, while the standbys' streams
 	// become other ones.
 	fleet.Look(t, "a2", "cd /var/lib/postgresql; mkdir -p -m 0777 /tmp/copy; chown postgres /tmp/copy; setsid runuser -u postgres -- /usr/lib/postgresql/13/bin/pg_receivewal -n -D /tmp/copy -h "+fleet.Lab.Host("a1").Address.String()+" -U replicator </dev/null >/tmp/copy.log 2>&1 & sleep 1; cat /tmp/copy.log")
-	t.Cleanup(func() { fleet.Look(t, "a2", "pkill -x pg_receivewal; rm -rf /tmp/copy /tmp/copy.log") })
+	stopCopying := func() { // without its connection it ends: -n
+		fleet.SQL(t, "a1", "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication WHERE application_name = 'pg_receivewal'")
+		fleet.Look(t, "a2", "rm -rf /tmp/copy /tmp/copy.log")
+	}
+	t.Cleanup(stopCopying)
 	copying := func() string {
 		return strings.TrimSpace(fleet.SQL(t, "a1", "SELECT string_agg(pid::text, ',') FROM pg_stat_replication WHERE application_name = 'pg_receivewal'"))
 	}
@@ -67,7 +71,7 @@ func TestLabReplicationRole(t *testing.T) {
 	if now := copying(); now != copier {
 		t.Errorf("pg_receivewal was cut off: %q, %q", copier, now)
 	}
-	fleet.Look(t, "a2", "pkill -x pg_receivewal; rm -rf /tmp/copy /tmp/copy.log; sleep 0.5")
+	stopCopying()
 
 	for range 2 {
 		s := b.Want(0, "rotate", "replicator", "--yes", "-l", "a1,c1")
@@ -100,6 +104,11 @@ func TestLabReplicationRole(t *testing.T) {
 		fleet.Look(t, "a2", "cd /var/lib/postgresql; [ ! -e .pgpass.away ] || mv .pgpass.away .pgpass")
 	})
 	before := fleet.SQL(t, "a1", "SELECT rolpassword FROM pg_authid WHERE rolname = 'replicator'")
+	s = b.Want(1, "rotate", "replicator", "--yes", "--rollback", "-l", "a1")
+	has(t, s.All(), "the role has the password again that it had before, and the secret is as it was")
+	if strings.Contains(s.All(), "pending") {
+		t.Errorf("nothing is pending:\n%s", s.All())
+	}
 	s = b.Want(1, "rotate", "replicator", "--yes", "-l", "a1")
 	has(t, s.All(), "there is no /var/lib/postgresql/.pgpass", "the role has its old password again, and the new one stays pending")
 	if after := fleet.SQL(t, "a1", "SELECT rolpassword FROM pg_authid WHERE rolname = 'replicator'"); after != before {
