@@ -33,11 +33,17 @@ type SetVerifier struct {
 	Was secrets.Secret `json:"-"`
 	// PutBack says that Was comes back when a later step, up to Promote, fails.
 	PutBack bool
+	// Back says that the password is one that was in use before.
+	Back bool
+	// Force changes it also where somebody streams as the role who does not get the
+	// new password.
+	Force bool
 }
 
 // GiveStandbys gives those standbys that stream as a role its new password, in
 // their password files or their primary_conninfo, has them connect anew, and waits
-// until they stream.
+// until they stream. Which of them do is asked of each; where none does, nothing is
+// done.
 type GiveStandbys struct {
 	Server
 	Hosts    []string // of the cluster
@@ -84,13 +90,32 @@ type TellUserlist struct {
 }
 
 // TellPassfile gives the lines of a role in a password file (libpq's .pgpass) the
-// new password, and the name of the role that is in use now.
+// new password, and the name of the role that is in use now. Lines for other servers
+// stay as they are.
 type TellPassfile struct {
 	Hosts    []string
+	Members  []Member // the servers whose lines are meant
 	Path     string
 	User     string
 	Others   []string // names whose lines become User's
 	Password secrets.Ref
+}
+
+// A Member is a server of a cluster as its clients may name it.
+type Member struct {
+	Host      string // of fleet.toml
+	Addresses []string
+	Port      int
+}
+
+// named returns the members of the rotation's cluster as clients may name them.
+func (t *Rotation) named() []Member {
+	var list []Member
+	for _, m := range t.members {
+		h := m.on.Host
+		list = append(list, Member{Host: h.Name, Addresses: []string{orElse(m.Address.Value, h.Address), h.Address, h.Name}, Port: m.on.Port})
+	}
+	return list
 }
 
 // Retire takes the password of a role that is not in use any more, once nobody has

@@ -194,7 +194,7 @@ func (p *rotationPlan) current() string {
 }
 
 func (p *rotationPlan) set(role string, password secrets.Ref) {
-	a := SetVerifier{Server: p.s.serverOf(), Role: role, Password: password, PutBack: p.t.Strategy == InPlace}
+	a := SetVerifier{Server: p.s.serverOf(), Role: role, Password: password, PutBack: p.t.Strategy == InPlace, Back: p.t.asked.Back, Force: p.t.asked.Force}
 	if p.st.next.HasPassword {
 		a.Was = p.st.next.Password
 	}
@@ -218,6 +218,9 @@ func (p *rotationPlan) standbys(role string, password secrets.Ref) {
 	}
 	if p.t.held.Current != nil {
 		a.Old = p.t.ref.At(p.t.held.Current.ID)
+	}
+	if a.Old == password && p.t.held.Pending != nil { // what was begun is taken back
+		a.Old = p.t.ref.At(p.t.held.Pending.ID)
 	}
 	p.add("standbys:"+role, "give the new password to the standbys that stream as "+role+", and see them stream with it: "+orElse(strings.Join(names, ", "), "none does at the moment"), a)
 }
@@ -283,7 +286,7 @@ func (p *rotationPlan) tell(user string, password secrets.Ref, which func(*Rotat
 		case x.Userlist.Value != "":
 			p.add(key, fmt.Sprintf("give %s its new verifier in %s%s", user, x.Userlist.Value, on), TellUserlist{Server: p.s.serverOf(), Hosts: hosts, Path: x.Userlist.Value, User: user})
 		case x.Passfile.Value != "":
-			a := TellPassfile{Hosts: hosts, Path: x.Passfile.Value, User: user, Password: password}
+			a := TellPassfile{Hosts: hosts, Members: t.named(), Path: x.Passfile.Value, User: user, Password: password}
 			for _, r := range t.Roles {
 				if r.Value != user {
 					a.Others = append(a.Others, r.Value)
@@ -340,7 +343,7 @@ func (p *rotationPlan) retire(role string) {
 	}
 	text := fmt.Sprintf("ALTER ROLE %s PASSWORD NULL, %v after the publication at the earliest, and once it has no session", postgres.QuoteIdent(role), t.retireAfter())
 	if t.asked.EndSessions {
-		text = fmt.Sprintf("after %v end the sessions of %[2]s that are left, and ALTER ROLE %[2]s PASSWORD NULL", t.retireAfter(), postgres.QuoteIdent(role))
+		text = fmt.Sprintf("after %v ALTER ROLE %[2]s PASSWORD NULL, and end its sessions that are left", t.retireAfter(), postgres.QuoteIdent(role))
 	}
 	p.add("sql:postgres:role "+role+":retire", text, Retire{
 		Server: p.s.serverOf(), Role: role, Secret: t.ref, Owed: t.retireFile(), After: t.retireAfter(), Wait: t.retireWait(), EndSessions: t.asked.EndSessions,

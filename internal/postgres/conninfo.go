@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -68,6 +69,33 @@ func (c Conninfo) Get(name string) string {
 		}
 	}
 	return ""
+}
+
+// Servers returns the servers that it names, as a password file names them: by host, or else hostaddr, each of which may be a
+// list with commas, and port, 5432 by default. A server whose socket is meant is localhost too (manual, 34.16 The Password File).
+func (c Conninfo) Servers() []PassfileServer {
+	hosts, addresses, ports := strings.Split(c.Get("host"), ","), strings.Split(c.Get("hostaddr"), ","), strings.Split(c.Get("port"), ",")
+	at := func(list []string, i int) string {
+		if i < len(list) {
+			return list[i]
+		}
+		return ""
+	}
+	var list []PassfileServer
+	for i := range max(len(hosts), len(addresses)) {
+		host, port := cmp.Or(at(hosts, i), at(addresses, i)), at(ports, i)
+		if len(ports) == 1 {
+			port = ports[0]
+		}
+		port = cmp.Or(port, "5432")
+		if host == "" || host[0] == '/' || host[0] == '@' {
+			list = append(list, PassfileServer{"localhost", port})
+		}
+		if host != "" {
+			list = append(list, PassfileServer{host, port})
+		}
+	}
+	return list
 }
 
 // With returns a copy in which the keyword has the value, at the end, and stands nowhere else; one without it if the value is "".

@@ -1,6 +1,9 @@
 package postgres
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 func TestConninfo(t *testing.T) {
 	for _, text := range []string{
@@ -30,6 +33,23 @@ func TestConninfo(t *testing.T) {
 	for _, text := range []string{"user", "user=a x", "user='a", "us er=a", "postgresql://a:b@c/d", "=x", "user='it''s'"} {
 		if c, err := ParseConninfo(text); err == nil {
 			t.Errorf("%q is taken for %v", text, c)
+		}
+	}
+}
+
+func TestConninfoServers(t *testing.T) {
+	for text, wanted := range map[string]string{
+		"host=a port=5433":                         "[{a 5433}]",
+		"host=a,b":                                 "[{a 5432} {b 5432}]",
+		"host=a,b port=1,2":                        "[{a 1} {b 2}]",
+		"hostaddr=10.0.0.1,10.0.0.2 host=,b":       "[{10.0.0.1 5432} {b 5432}]",
+		"host=/var/run/postgresql port=5433":       "[{localhost 5433} {/var/run/postgresql 5433}]",
+		"user=x":                                   "[{localhost 5432}]",
+		"hostaddr='10.0.0.1' port='' dbname=other": "[{10.0.0.1 5432}]",
+	} {
+		c, err := ParseConninfo(text)
+		if got := fmt.Sprint(c.Servers()); err != nil || got != wanted {
+			t.Errorf("%s: %s, %v, want %s", text, got, err, wanted)
 		}
 	}
 }

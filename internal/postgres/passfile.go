@@ -2,27 +2,58 @@ package postgres
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 )
 
-// SetPassfile gives the lines of some roles in a password file another role and password, and returns the new text and how
-// many lines it has changed. The fields of a line are host, port, database, user and password, with \ before a : or \ in
-// them; lines that begin with # are comments (manual, 34.16 The Password File). A line for any role, *, is left alone: it is
-// not known whose it is. Lines that are no such lines are kept as they are.
-func SetPassfile(text string, users []string, user, password string) (string, int) {
+// A PassfileServer is a server as a client names it, and so as a password file does.
+type PassfileServer struct{ Host, Port string }
+
+// SetPassfile gives the lines of some roles of some servers in a password file another role and password, and returns the new
+// text and how many lines it has changed. The fields of a line are host, port, database, user and password, with \ before a :
+// or \ in them; lines that begin with # are comments (manual, 34.16 The Password File). A line for any role, *, is left alone:
+// it is not known whose it is. Lines that are no such lines are kept as they are.
+//
+// A line for any host or port, *, is one of these servers' if no line of these roles is for another server that it would
+// match too; otherwise it is an error, which names the lines by their numbers.
+func SetPassfile(text string, servers []PassfileServer, users []string, user, password string) (string, int, error) {
 	lines := strings.SplitAfter(text, "\n")
-	changed := 0
+	var mine, wild, others []int
+	named := map[int]PassfileServer{}
 	for i, line := range lines {
 		body := strings.TrimRight(line, "\r\n")
 		fields := passfileFields(body)
 		if len(fields) != 5 || strings.HasPrefix(body, "#") || !contains(users, unescapePassfile(fields[3])) {
 			continue
 		}
+		s := PassfileServer{unescapePassfile(fields[0]), unescapePassfile(fields[1])}
+		named[i] = s
+		switch isWild := s.Host == "*" || s.Port == "*"; {
+		case !slices.ContainsFunc(servers, s.covers):
+			others = append(others, i)
+			continue
+		case isWild:
+			wild = append(wild, i)
+		}
+		mine = append(mine, i)
 		fields[3], fields[4] = EscapePassfile(user), EscapePassfile(password)
 		lines[i] = strings.Join(fields, ":") + line[len(body):]
-		changed++
 	}
-	return strings.Join(lines, ""), changed
+	for _, w := range wild {
+		for _, o := range others {
+			if h := named[w].Host; h == "*" || h == named[o].Host {
+				return text, 0, fmt.Errorf("line %d is for %s:%s, and it cannot be told whether for another server too, because line %d is for %s:%s; write in its place a line for each server, such as %s:%s:*:%s:password",
+					w+1, h, named[w].Port, o+1, named[o].Host, named[o].Port, EscapePassfile(servers[0].Host), servers[0].Port, EscapePassfile(user))
+			}
+		}
+	}
+	return strings.Join(lines, ""), len(mine), nil
+}
+
+// covers reports whether a line for s, which may have *, is one for the server too.
+func (s PassfileServer) covers(server PassfileServer) bool {
+	return (s.Host == "*" || s.Host == server.Host) && (s.Port == "*" || s.Port == server.Port)
 }
 
 func contains(list []string, s string) bool {

@@ -3,6 +3,7 @@ package postgres
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -30,18 +31,19 @@ a\:b:5432:shop:shop_b:n\:e\\w
 x:5432:shop:odd\:name:old
 nonsense
 `
-	got, n := SetPassfile(before, []string{"shop_a", "shop_b"}, "shop_b", `n:e\w`)
-	if diff := cmp.Diff(wanted, got); diff != "" || n != 3 {
-		t.Errorf("%d lines\n%s", n, diff)
+	servers := []PassfileServer{{"localhost", "5432"}, {"10.0.0.1", "5432"}, {"a:b", "5432"}}
+	got, n, err := SetPassfile(before, servers, []string{"shop_a", "shop_b"}, "shop_b", `n:e\w`)
+	if diff := cmp.Diff(wanted, got); diff != "" || n != 3 || err != nil {
+		t.Errorf("%d lines, %v\n%s", n, err, diff)
 	}
-	if again, n := SetPassfile(got, []string{"shop_a", "shop_b"}, "shop_b", `n:e\w`); again != got || n != 3 {
-		t.Errorf("the second time it is\n%s", again)
+	if again, n, err := SetPassfile(got, servers, []string{"shop_a", "shop_b"}, "shop_b", `n:e\w`); again != got || n != 3 || err != nil {
+		t.Errorf("the second time it is, with %v\n%s", err, again)
 	}
-	if got, n := SetPassfile("x:1:d:odd\\:name:old", []string{"odd:name"}, "odd:name", "new"); n != 1 || got != "x:1:d:odd\\:name:new" {
-		t.Errorf("%d, %s", n, got)
+	if got, n, err := SetPassfile("x:1:d:odd\\:name:old", []PassfileServer{{"x", "1"}}, []string{"odd:name"}, "odd:name", "new"); n != 1 || got != "x:1:d:odd\\:name:new" || err != nil {
+		t.Errorf("%d, %v, %s", n, err, got)
 	}
-	if got, n := SetPassfile("", []string{"a"}, "a", "b"); n != 0 || got != "" {
-		t.Errorf("%d, %q", n, got)
+	if got, n, err := SetPassfile("", servers, []string{"a"}, "a", "b"); n != 0 || got != "" || err != nil {
+		t.Errorf("%d, %v, %q", n, err, got)
 	}
 	// As a client reads it.
 	path := filepath.Join(t.TempDir(), "pgpass")
@@ -54,6 +56,34 @@ nonsense
 	}
 	if p := file.FindPassword("localhost", "5432", "shop", "shop_b"); p != `n:e\w` {
 		t.Errorf("a client reads %q", p)
+	}
+}
+
+// Lines for other servers stay, and one for any host is changed only where no other
+// server is named.
+func TestSetPassfileOfOneServer(t *testing.T) {
+	tests := map[string]struct{ before, wanted, problem string }{
+		"another host":      {"db1:5432:*:app:old\ndb2:5432:*:app:kept\n", "db1:5432:*:app:new\ndb2:5432:*:app:kept\n", ""},
+		"another port":      {"db1:5433:*:app:kept\ndb1:5432:*:app:old", "db1:5433:*:app:kept\ndb1:5432:*:app:new", ""},
+		"only others":       {"db2:5432:*:app:kept\n", "db2:5432:*:app:kept\n", ""},
+		"any":               {"*:*:*:app:old\ndb2:5432:*:other:kept\n", "*:*:*:app:new\ndb2:5432:*:other:kept\n", ""},
+		"any, and one":      {"db1:5432:*:app:old\n*:*:*:app:old\n", "db1:5432:*:app:new\n*:*:*:app:new\n", ""},
+		"any, and another":  {"#\ndb2:5432:*:app:kept\n*:*:*:app:old\n", "", "line 3 is for *:*, and it cannot be told whether for another server too, because line 2 is for db2:5432; write in its place a line for each server, such as db1:5432:*:app:password"},
+		"any port":          {"db1:*:*:app:old\ndb2:5432:*:app:kept\n", "db1:*:*:app:new\ndb2:5432:*:app:kept\n", ""},
+		"any port, another": {"db1:*:*:app:old\ndb1:5433:*:app:kept\n", "", "line 1 is for db1:*"},
+		"any on its port":   {"*:5433:*:app:kept\ndb1:5432:*:app:old\n", "*:5433:*:app:kept\ndb1:5432:*:app:new\n", ""},
+	}
+	for name, c := range tests {
+		got, _, err := SetPassfile(c.before, []PassfileServer{{"db1", "5432"}}, []string{"app"}, "app", "new")
+		if c.problem != "" {
+			if err == nil || !strings.Contains(err.Error(), c.problem) || got != c.before {
+				t.Errorf("%s: %v\n%s", name, err, got)
+			}
+			continue
+		}
+		if err != nil || got != c.wanted {
+			t.Errorf("%s: %v\n%s", name, err, cmp.Diff(c.wanted, got))
+		}
 	}
 }
 

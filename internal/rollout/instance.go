@@ -25,6 +25,7 @@ type instanceRun struct {
 	peers    peers   // the other members of its cluster
 	lost     error   // why the recorder did not take what was done
 	rotation rotation
+	rotates  *tasks.Bound // the task that rotation is of
 }
 
 // begin carries out all steps but those that have to wait for another member of
@@ -112,6 +113,9 @@ func (w *instanceRun) step(ctx context.Context, i int) bool {
 }
 
 func (w *instanceRun) executor(i int) *executor {
+	if task := w.known.Plan.Steps[i].Tasks[0]; w.rotates != task {
+		w.rotates, w.rotation = task, rotation{} // what one rotation leaves is nothing to the next
+	}
 	return &executor{
 		run: w.run, conn: w.conn, stop: w.stop, instance: w.known.Instance, role: w.known.Plan.Role, step: w.known.Plan.Steps[i], later: w.known.Plan.Steps[i+1:], proofs: w.proofs(i), earlier: &w.earlier, peers: w.peers,
 		restarted: func(down time.Duration) { w.result.Down += down },

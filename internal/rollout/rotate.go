@@ -56,8 +56,15 @@ func (x *executor) rotate(ctx context.Context, a tasks.Action) error {
 	}
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), putBackTimeout)
 	defer cancel()
-	if problem := x.putPasswordBack(back); problem != nil {
+	set := x.rotation.set
+	problem := x.putPasswordBack(back)
+	switch {
+	case problem != nil && set.Back:
+		return fmt.Errorf("%w; the server has the password that it was to go back to, the store did not publish it, and putting the other one back failed: %w; pgfleet rotate --status says where it stands", err, problem)
+	case problem != nil:
 		return fmt.Errorf("%w; the server has the new password, which is pending in the store, and putting the old one back failed: %w; pgfleet rotate goes on from there", err, problem)
+	case set.Back:
+		return fmt.Errorf("%w; the role has the password again that it had before, and the secret is as it was", err)
 	}
 	return fmt.Errorf("%w; the role has its old password again, and the new one stays pending: pgfleet rotate goes on with it", err)
 }
@@ -109,6 +116,9 @@ func (x *executor) putPassword(ctx context.Context, a tasks.PutPassword) error {
 		return err
 	}
 	password := secrets.NewPassword(a.Length, a.Alphabet)
+	if x.run.Redactor != nil {
+		x.run.Redactor.Add(password) // also where the store fails and says what it was given
+	}
 	c := secrets.Change{Set: map[string]secrets.Secret{a.Secret.Key: password}, IfCurrent: a.IfCurrent, Replace: a.Replace}
 	if a.User != "" {
 		c.Set["username"] = secrets.NewString(a.User)
@@ -192,6 +202,9 @@ func (x *executor) setVerifier(ctx context.Context, a tasks.SetVerifier) error {
 	if !stored.Equal(a.Was) {
 		return fmt.Errorf("the password of %s was %w", a.Role, errDrifted)
 	}
+	if err := x.onlyStandbys(ctx, conn, a); err != nil {
+		return err
+	}
 	if a.PutBack {
 		// Noted before: whether a COMMIT went through may never be known here.
 		x.rotation.set, x.rotation.before, x.rotation.altered = &a, stored, time.Now()
@@ -222,11 +235,15 @@ func (x *executor) putPasswordBack(ctx context.Context) error {
 		return fmt.Errorf("the role has its old password again, and %s the new one to stream with: nobody here knows the old one", instanceNames(r.given))
 	}
 	for _, s := range r.given {
-		if _, err := x.giveStandby(ctx, s, r.set.Role, password); err != nil {
+		st, err := x.streamer(ctx, s)
+		if err == nil {
+			err = x.giveStandby(ctx, st, r.set.Role, password)
+		}
+		if err != nil {
 			return fmt.Errorf("the standby %s: %w", s.ID(), err)
 		}
 	}
-	return x.streamAgain(ctx, r.given)
+	return x.streamAgain(ctx, r.given, nil)
 }
 
 func instanceNames(list []inventory.Instance) string {
@@ -421,7 +438,8 @@ func (x *executor) settled(ctx context.Context, store secrets.WritableStore, pat
 }
 
 // retire takes a role's password once nobody has a session of it. Sessions that do
-// not end are left alone, and so is the password.
+// not end are left alone, and so is the password; where they are to be ended, the
+// password is taken before, so that no other ones begin.
 func (x *executor) retire(ctx context.Context, a tasks.Retire) error {
 	since := x.rotation.promoted
 	if since.IsZero() {
@@ -438,6 +456,20 @@ func (x *executor) retire(ctx context.Context, a tasks.Retire) error {
 		return keeps(err)
 	}
 	members := append([]inventory.Instance{x.instance}, x.peers.standbys...)
+	if a.EndSessions {
+		taken, err := x.takePassword(ctx, a)
+		if err == nil && taken {
+			err = x.endSessions(ctx, members, a.Role, a.Wait)
+		}
+		if errors.Is(err, errStopped) {
+			x.noted(a.Role + " has no password any more, and may still have sessions, because pgfleet was stopped")
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+		return x.retired(ctx, a)
+	}
 	deadline := time.Now().Add(a.Wait)
 	for {
 		who, err := x.sessionsOf(ctx, members, a.Role)
@@ -445,14 +477,10 @@ func (x *executor) retire(ctx context.Context, a tasks.Retire) error {
 		case err != nil:
 			return fmt.Errorf("whether %s still has sessions is not known, so it keeps its old password: %w", a.Role, err)
 		case who == "":
-			if err := x.takePassword(ctx, a); err != nil {
+			if _, err := x.takePassword(ctx, a); err != nil {
 				return err
 			}
 			return x.retired(ctx, a)
-		case a.EndSessions:
-			if err := x.endSessions(ctx, members, a.Role); err != nil {
-				return err
-			}
 		case !time.Now().Before(deadline):
 			x.noted(fmt.Sprintf("%s keeps its old password, because it still has sessions: %s; pgfleet rotate --end-sessions ends them", a.Role, who))
 			return x.retired(ctx, a)
@@ -469,26 +497,27 @@ func (x *executor) retired(ctx context.Context, a tasks.Retire) error {
 }
 
 // takePassword takes the role's password, unless the store says that it is in use
-// again: somebody may have gone back by hand while its sessions were waited for.
-func (x *executor) takePassword(ctx context.Context, a tasks.Retire) error {
+// again: somebody may have gone back by hand while its sessions were waited for. It
+// reports whether it has.
+func (x *executor) takePassword(ctx context.Context, a tasks.Retire) (bool, error) {
 	store, err := x.run.Stores.WritableStore(a.Secret.Store)
 	if err != nil {
-		return err
+		return false, err
 	}
 	entry, err := store.Get(ctx, a.Secret.Path, string(secrets.Current))
 	if err != nil {
-		return fmt.Errorf("whether %s is in use again is not known, so it keeps its old password: %w", a.Role, err)
+		return false, fmt.Errorf("whether %s is in use again is not known, so it keeps its old password: %w", a.Role, err)
 	}
 	if entry.Keys[tasks.UsernameKey].Equal(secrets.NewString(a.Role)) {
 		x.noted(fmt.Sprintf("%s keeps its password: version %s of the secret, which is current now, says that it is in use", a.Role, entry.ID))
-		return nil
+		return false, nil
 	}
 	conn, err := x.session(ctx, a.Server)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer closeSession(ctx, conn)
-	return x.transaction(ctx, conn).run(ctx, []catalog.Statement{catalog.SetPassword{Role: a.Role, None: true}})
+	return true, x.transaction(ctx, conn).run(ctx, []catalog.Statement{catalog.SetPassword{Role: a.Role, None: true}})
 }
 
 // sleep waits, and ends early when the run is told to start nothing more: a
@@ -526,22 +555,47 @@ func (x *executor) sessionsOf(ctx context.Context, members []inventory.Instance,
 	return strings.Join(list, "; "), nil
 }
 
-func (x *executor) endSessions(ctx context.Context, members []inventory.Instance, role string) error {
-	for _, in := range members {
-		var n int
-		err := x.query(ctx, in, `SELECT count(pg_catalog.pg_terminate_backend(pid))::pg_catalog.int4 FROM pg_catalog.pg_stat_activity
-			WHERE usename OPERATOR(pg_catalog.=) `+postgres.QuoteLiteral(role), &n)
-		if err != nil {
-			return fmt.Errorf("the sessions of %s on %s could not be ended: %w", role, in.ID(), err)
+// endSessions ends a role's sessions until there are none, for so long at most: a
+// standby lets the role in until it has replayed that its password was taken.
+func (x *executor) endSessions(ctx context.Context, members []inventory.Instance, role string, wait time.Duration) error {
+	ended := 0
+	defer func() {
+		if ended > 0 {
+			x.noted(fmt.Sprintf("sessions of %s that were ended: %d", role, ended))
 		}
-		if n > 0 {
-			x.noted(fmt.Sprintf("%d sessions of %s were ended on %s", n, role, in.ID()))
+	}()
+	deadline := time.Now().Add(wait)
+	for {
+		for _, in := range members {
+			var n int
+			err := x.query(ctx, in, `SELECT count(pg_catalog.pg_terminate_backend(pid))::pg_catalog.int4 FROM pg_catalog.pg_stat_activity
+				WHERE usename OPERATOR(pg_catalog.=) `+postgres.QuoteLiteral(role), &n)
+			if err != nil {
+				return fmt.Errorf("the sessions of %s on %s could not be ended: %w", role, in.ID(), err)
+			}
+			ended += n
+		}
+		if err := x.sleep(ctx, replayEvery, "ending sessions of "+role); err != nil {
+			return err
+		}
+		who, err := x.sessionsOf(ctx, members, role)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s has no password any more; whether it still has sessions is not known: %w", role, err)
+		case who == "":
+			return nil
+		case !time.Now().Before(deadline):
+			x.noted(fmt.Sprintf("%s has no password any more, and still has sessions after %v, so that it is let in without one, or a standby does not replay: %s", role, wait, who))
+			return nil
+		}
+		if err := x.sleep(ctx, readyEvery, "waiting for sessions of "+role+" to end: "+who); err != nil {
+			return err
 		}
 	}
-	return nil
 }
 
-// refusedError is a server's refusal of a login, which trying again does not change.
+// refusedError is a server's refusal of a login, or ours of its certificate, which
+// trying again does not change.
 type refusedError struct{ text string }
 
 func (e *refusedError) Error() string { return e.text }

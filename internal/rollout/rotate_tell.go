@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/internal/postgres"
@@ -45,13 +48,44 @@ func (x *executor) tellPassfile(ctx context.Context, a tasks.TellPassfile) error
 	}
 	return x.onHosts(ctx, a.Hosts, func(y *executor) error {
 		return y.edit(ctx, a.Path, func(text string) (string, error) {
-			text, n := postgres.SetPassfile(text, append(a.Others, a.User), a.User, string(password.Expose()))
-			if n == 0 {
-				return "", fmt.Errorf("%s has no line for %s: write one, host:port:database:user:password, whose password pgfleet then keeps", a.Path, a.User)
+			servers := passfileServers(a.Members, y.instance.Host.Name)
+			text, n, err := postgres.SetPassfile(text, servers, append(a.Others, a.User), a.User, string(password.Expose()))
+			switch {
+			case err != nil:
+				return "", fmt.Errorf("%s: %w", a.Path, err)
+			case n == 0:
+				return "", fmt.Errorf("%s has no line for %s at %s: write one, host:port:database:user:password, whose password pgfleet then keeps", a.Path, a.User, serverList(servers))
 			}
 			return text, nil
 		})
 	})
+}
+
+// passfileServers returns how a password file on a host names the members of a
+// cluster: one that is on the same host may be called localhost.
+func passfileServers(members []tasks.Member, on string) []postgres.PassfileServer {
+	var list []postgres.PassfileServer
+	for _, m := range members {
+		names := m.Addresses
+		if m.Host == on {
+			names = append(slices.Clone(names), "localhost", "127.0.0.1", "::1")
+		}
+		for _, name := range names {
+			if s := (postgres.PassfileServer{Host: name, Port: strconv.Itoa(m.Port)}); !slices.Contains(list, s) {
+				list = append(list, s)
+			}
+		}
+	}
+	return list
+}
+
+// serverList is servers for the reader.
+func serverList(list []postgres.PassfileServer) string {
+	var names []string
+	for _, s := range list {
+		names = append(names, s.Host+":"+s.Port)
+	}
+	return strings.Join(names, ", ")
 }
 
 // edit replaces a file that is there by what becomes of its text. Owner and mode

@@ -45,7 +45,7 @@ func (x *executor) login(ctx context.Context, a tasks.Login) error {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(a.CA) {
-		return errors.New("ca holds no certificate")
+		return &refusedError{"ca holds no certificate"}
 	}
 	config, err := pgx.ParseConfig(pinned)
 	if err != nil {
@@ -67,7 +67,7 @@ func (x *executor) login(ctx context.Context, a tasks.Login) error {
 			return nil // class 28: invalid authorization
 		}
 		text := fmt.Sprintf("the login of %s at %s from %s failed: %s", a.Role, a.Address, a.From, loginProblem(ctx, err))
-		if errors.As(err, &refused) && refusal(refused) {
+		if errors.As(err, &refused) && refusal(refused) || certificateProblem(err) {
 			return &refusedError{text}
 		}
 		return errors.New(text)
@@ -77,6 +77,15 @@ func (x *executor) login(ctx context.Context, a tasks.Login) error {
 		return fmt.Errorf("%s can log in at %s from %s, and should be refused", a.Role, a.Address, a.From)
 	}
 	return expect(ctx, conn, a.Query, a.Expect)
+}
+
+// certificateProblem reports whether a login failed because the server's certificate
+// does not verify.
+func certificateProblem(err error) bool {
+	var verification *tls.CertificateVerificationError
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	return errors.As(err, &verification) || errors.As(err, &unknown) || errors.As(err, &name)
 }
 
 // pinned keeps the operator's own environment (PGSSLMODE, PGPASSFILE, …) out of

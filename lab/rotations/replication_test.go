@@ -41,6 +41,38 @@ func TestLabReplicationRole(t *testing.T) {
 			fleet.Look(t, "c2", fmt.Sprintf("sed -i 's/replicator:.*/replicator:%s/' /var/lib/postgresql/.pgpass", fresh.Keys["password"].Expose()))
 		}
 	})
+	// Somebody else streams as the role, from a standby's own host and by another name.
+	// That is refused, and with --force it is not cut off, while the standbys' streams
+	// become other ones.
+	fleet.Look(t, "a2", "cd /var/lib/postgresql; mkdir -p -m 0777 /tmp/copy; chown postgres /tmp/copy; setsid runuser -u postgres -- /usr/lib/postgresql/13/bin/pg_receivewal -n -D /tmp/copy -h "+fleet.Lab.Host("a1").Address.String()+" -U replicator </dev/null >/tmp/copy.log 2>&1 & sleep 1; cat /tmp/copy.log")
+	stopCopying := func() { // without its connection it ends: -n
+		fleet.SQL(t, "a1", "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication WHERE application_name = 'pg_receivewal'")
+		fleet.Look(t, "a2", "rm -rf /tmp/copy /tmp/copy.log")
+	}
+	t.Cleanup(stopCopying)
+	copying := func() string {
+		return strings.TrimSpace(fleet.SQL(t, "a1", "SELECT string_agg(pid::text, ',') FROM pg_stat_replication WHERE application_name = 'pg_receivewal'"))
+	}
+	copier := copying()
+	if copier == "" {
+		t.Fatal("pg_receivewal does not stream")
+	}
+	verifier := fleet.SQL(t, "a1", "SELECT rolpassword FROM pg_authid WHERE rolname = 'replicator'")
+	s = b.Want(1, "rotate", "replicator", "--yes", "-l", "a1")
+	has(t, s.All(), "pg_receivewal from "+fleet.Lab.Host("a2").Address.String()+" on a1", "--force; nothing was changed")
+	if fleet.SQL(t, "a1", "SELECT rolpassword FROM pg_authid WHERE rolname = 'replicator'") != verifier {
+		t.Error("the password was changed")
+	}
+	receiver := fleet.SQL(t, "a2", "SELECT pid FROM pg_stat_wal_receiver")
+	b.Want(0, "rotate", "replicator", "--yes", "--force", "-l", "a1")
+	if now := fleet.SQL(t, "a2", "SELECT pid FROM pg_stat_wal_receiver WHERE status = 'streaming'"); now == "" || now == receiver {
+		t.Errorf("the standby has the WAL receiver %q as before", receiver)
+	}
+	if now := copying(); now != copier {
+		t.Errorf("pg_receivewal was cut off: %q, %q", copier, now)
+	}
+	stopCopying()
+
 	for range 2 {
 		s := b.Want(0, "rotate", "replicator", "--yes", "-l", "a1,c1")
 		has(t, s.All(), "give the new password to the standbys that stream as replicator")
@@ -72,6 +104,11 @@ func TestLabReplicationRole(t *testing.T) {
 		fleet.Look(t, "a2", "cd /var/lib/postgresql; [ ! -e .pgpass.away ] || mv .pgpass.away .pgpass")
 	})
 	before := fleet.SQL(t, "a1", "SELECT rolpassword FROM pg_authid WHERE rolname = 'replicator'")
+	s = b.Want(1, "rotate", "replicator", "--yes", "--rollback", "-l", "a1")
+	has(t, s.All(), "the role has the password again that it had before, and the secret is as it was")
+	if strings.Contains(s.All(), "pending") {
+		t.Errorf("nothing is pending:\n%s", s.All())
+	}
 	s = b.Want(1, "rotate", "replicator", "--yes", "-l", "a1")
 	has(t, s.All(), "there is no /var/lib/postgresql/.pgpass", "the role has its old password again, and the new one stays pending")
 	if after := fleet.SQL(t, "a1", "SELECT rolpassword FROM pg_authid WHERE rolname = 'replicator'"); after != before {

@@ -25,8 +25,9 @@ func TestLabTold(t *testing.T) {
 	fleet.Look(t, "a2", "umask 077; touch /etc/pgbouncer-userlist.txt")
 	s := b.Want(1, "rotate", "shop", "--yes") // there is no password file yet
 	has(t, s.All(), "there is no /root/.pgpass-shop", "the new password is published, and the next pgfleet rotate does what is left")
+	address := fleet.Lab.Host("a1").Address.String()
 	for _, h := range []string{"a2", "b2"} {
-		fleet.Look(t, h, `umask 077; printf 'db:5432:shop:shop_a:old\n*:*:*:other:kept\n' >/root/.pgpass-shop; printf '"admin" "kept"\n' >/etc/pgbouncer-userlist.txt; chown postgres /etc/pgbouncer-userlist.txt
+		fleet.Look(t, h, `umask 077; printf '`+address+`:5432:shop:shop_a:old\n10.9.9.9:5432:shop:shop_a:kept\n*:*:*:other:kept\n' >/root/.pgpass-shop; printf '"admin" "kept"\n' >/etc/pgbouncer-userlist.txt; chown postgres /etc/pgbouncer-userlist.txt
 printf '[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/sh -c "echo >>/root/reloaded"\n' >/etc/systemd/system/shop-app.service; systemctl daemon-reload; systemctl start shop-app; rm -f /root/reloaded`)
 		t.Cleanup(func() {
 			fleet.Look(t, h, "systemctl stop shop-app; rm -f /root/.pgpass-shop /etc/pgbouncer-userlist.txt /etc/systemd/system/shop-app.service /root/reloaded; systemctl daemon-reload")
@@ -56,7 +57,7 @@ printf '[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/sh -c "echo >>
 		list := fleet.Look(t, "a2", "cat /etc/pgbouncer-userlist.txt; stat -c '%U %a' /etc/pgbouncer-userlist.txt")
 		has(t, list, fmt.Sprintf("%q %q\n", "admin", "kept"), fmt.Sprintf("%q %q\n", user, verifier), "postgres 600")
 		for _, h := range []string{"a2", "b2"} {
-			want := "db:5432:shop:" + user + ":" + password + "\n*:*:*:other:kept\nroot 600\n"
+			want := address + ":5432:shop:" + user + ":" + password + "\n10.9.9.9:5432:shop:shop_a:kept\n*:*:*:other:kept\nroot 600\n"
 			if text := fleet.Look(t, h, "cat /root/.pgpass-shop; stat -c '%U %a' /root/.pgpass-shop"); text != want {
 				t.Errorf("%s has another password file", h)
 			}
