@@ -516,7 +516,7 @@ func (x *executor) lastWords(ctx context.Context, since int64) string {
 func (x *executor) verified(ctx context.Context, logged int64) error {
 	x.phase("verifying")
 	x.conn.Refresh()
-	_, plan, err := x.run.resurvey(ctx, x.conn, x.instance, x.step.Tasks)
+	plan, err := x.run.resurvey(ctx, x.conn, x.instance, x.step.Tasks)
 	if err != nil {
 		return fmt.Errorf("after the change: %w", err)
 	}

@@ -76,7 +76,7 @@ func (x *executor) locksOut(ctx context.Context, hbaFile string) error {
 		return nil
 	}
 	x.phase("checking who is connected now")
-	_, plan, err := x.run.resurvey(ctx, x.conn, x.instance, x.step.Tasks)
+	plan, err := x.run.resurvey(ctx, x.conn, x.instance, x.step.Tasks)
 	if err != nil {
 		return fmt.Errorf("planned again just before it: %w", err)
 	}

@@ -363,14 +363,13 @@ func (r *Run) ask(ctx context.Context, conn transport.Conn, mine []*Known, quest
 
 // resurvey asks again about one instance, for the given tasks alone, and plans
 // them.
-func (r *Run) resurvey(ctx context.Context, conn transport.Conn, in inventory.Instance, bound []*tasks.Bound) (*tasks.State, *tasks.Plan, error) {
+func (r *Run) resurvey(ctx context.Context, conn transport.Conn, in inventory.Instance, bound []*tasks.Bound) (*tasks.Plan, error) {
 	k := &Known{Instance: in}
 	err := r.ask(ctx, conn, []*Known{k}, func(k *Known) []facts.Read {
 		return append(tasks.Questions(in, k.State), readsOf(k, bound)...)
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	plan, err := tasks.PlanInstance(in, k.State, bound)
-	return k.State, plan, err
+	return tasks.PlanInstance(in, k.State, bound)
 }
