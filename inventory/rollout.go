@@ -40,7 +40,7 @@ type rolloutTable struct {
 	Gate            string                 `toml:"gate" doc:"A command on this machine that must exit with 0 after each wave, before the next one begins."`
 	GateTimeout     time.Duration          `toml:"gate_timeout" doc:"How long hosts of a wave may take until their clients and standbys are back, and how long the command may run; \"1m\" by default."`
 	MaxLag          Size                   `toml:"max_lag" doc:"How far the standbys may be behind before a member of their cluster restarts, such as \"64MB\", the default."`
-	TransactionWait Positioned[timeOrNone] `toml:"transaction_wait" doc:"How long a restart waits for transactions that have been open for more than 5s; after that the host is left alone. \"1m\" by default; \"0s\" cuts them off at once."`
+	TransactionWait Positioned[timeOrNone] `toml:"transaction_wait" doc:"How long a restart waits for transactions that have been open for more than 5s; after that the host is left alone. Backups are waited for as long. \"1m\" by default; \"0s\" cuts transactions off at once, and waits for backups 1m."`
 	DeadMan         time.Duration          `toml:"dead_man" doc:"After how long a host puts a change back by itself when pgfleet is not heard of any more; \"5m\" by default."`
 }
 

@@ -27,8 +27,8 @@ func TestLabSlowRecovery(t *testing.T) {
 		if took := time.Since(began); err == nil || took < silent+2*time.Second || !said["the database system is starting up"] {
 			t.Errorf("%v after %v: %v", err, took, said)
 		}
-		if up, err := x.letsIn(t.Context()); !up {
-			t.Errorf("it is not up: %v", err)
+		if now, err := x.server(t.Context()); err != nil || !now.Reached {
+			t.Errorf("it is not up: %v, %s", err, now.Problem)
 		}
 	})
 }
