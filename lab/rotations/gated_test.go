@@ -41,7 +41,7 @@ func TestLabGated(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		for _, conn := range pool {
-			conn.Close(context.Background()) //nolint:errcheck // it is only to be gone
+			_ = conn.Close(context.Background())
 		}
 		for range 30 {
 			if b.login(context.Background(), "a1", "shop_a", password, "shop") != nil {
