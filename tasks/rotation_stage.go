@@ -119,7 +119,7 @@ func (t *Rotation) stage(c *catalog.Cluster, st *RotationState, pending string, 
 		st.Stage, st.Why = Drifted, fmt.Sprintf("%s, which is next, has a password that %s never held: somebody set it by hand", st.Next, t.ref)
 	case t.held.Pending != nil && !st.foreign:
 		st.Stage = Written
-	case owed:
+	case owed && t.held.Current != nil:
 		st.Stage = Published
 	case t.held.Current == nil:
 		st.Stage = Unset

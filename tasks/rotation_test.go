@@ -281,6 +281,10 @@ func TestRotationGoesOnFromWhatItFinds(t *testing.T) {
 			held: "previous:app_b=one current:app_a=two", roles: "app_a=two app_b=hand", stage: Drifted,
 			error: "app_b, which is next, has a password that age:orders/app#password never held",
 		},
+		"notes of a secret that is gone": {
+			roles: "app_a app_b", owed: "tell retire", stage: Unset,
+			wanted: "put(app_a) set(app_a@pending) prove(app_a) promote(pending) told",
+		},
 		"nobody to be told any more": {
 			held: "previous:app_a=one current:app_b=two", roles: "app_a=one app_b=two", owed: "tell retire", stage: Published,
 			wanted: "told retire(app_a)",

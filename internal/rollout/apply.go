@@ -118,6 +118,9 @@ type executor struct {
 	noted     func(string)               // adds a remark to the result
 	stop      <-chan struct{}            // ends what a step waits for before its first change
 	begun     bool                       // the step may have changed something
+	// lowered is how far the primary had written, with the lower parameter, when a
+	// standby first waited to replay that; "" before.
+	lowered string
 	// made counts what a step did whose changes were not known while planning.
 	made int
 }

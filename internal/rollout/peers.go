@@ -212,10 +212,14 @@ func (x *executor) enough(ctx context.Context, replay *patience) (waited bool, e
 		return false, nil
 	}
 	primary := x.peers.primaries[0]
-	lsn, err := x.flushed(ctx, primary)
-	if err != nil {
-		return false, fmt.Errorf("how far %s has written is not known: %w", primary.ID(), err)
+	if x.lowered == "" {
+		lsn, err := x.flushed(ctx, primary)
+		if err != nil {
+			return false, fmt.Errorf("how far %s has written is not known: %w", primary.ID(), err)
+		}
+		x.lowered = lsn
 	}
+	lsn := x.lowered // what is written later does not matter
 	return x.wait(ctx, replay, "waiting for replay of the lower "+lowered, func(ctx context.Context) (string, error) {
 		return x.notReplayed(ctx, lsn, primary.ID(), lowered)
 	})

@@ -209,7 +209,7 @@ func TestLabNothingIsSaidOfRotations(t *testing.T) {
 	version := fleet.Lab.Host("d1").Postgres
 	for _, h := range hosts {
 		fleet.Look(t, h, fmt.Sprintf(loud, version))
-		fleet.Look(t, h, `umask 077; printf 'db:5432:shop:shop_a:old\n' >/root/.pgpass-said; printf '"admin" "kept"\n' >/etc/userlist-said`)
+		fleet.Look(t, h, `umask 077; printf '`+fleet.Lab.Host("d1").Address.String()+`:5432:shop:shop_a:old\n' >/root/.pgpass-said; printf '"admin" "kept"\n' >/etc/userlist-said`)
 	}
 	for _, h := range hosts {
 		fleet.Look(t, h, fmt.Sprintf(restart, version))
