@@ -1,5 +1,5 @@
-// Command testreport runs all of the project's tests, first those that need
-// nothing, then those on the lab's real hosts, and says what ran: how many
+// Command testreport runs all of the project's tests, those that need nothing and
+// those on the lab's real hosts, and says what ran: how many
 // passed, failed and were skipped, and how many ran against each major version
 // of PostgreSQL. Fewer than expected of one version is a failure, so that a
 // version that silently drops out of the lab is noticed. Where CI is set, a
@@ -54,11 +54,13 @@ func run(ctx context.Context) error {
 		return err
 	}
 	r := &report{versions: map[int]int{}}
-	unit := []string{"test", "-json", "-vet=all", "./..."}
-	if err := r.goTest(ctx, "without the lab", "", unit...); err != nil {
-		return err
-	}
-	if err := r.onLab(ctx); err != nil {
+	// Those that need nothing mostly wait, for time-outs and for each other.
+	var group errgroup.Group
+	group.Go(func() error {
+		return r.goTest(ctx, "without the lab", "", "test", "-json", "-vet=all", "./...")
+	})
+	group.Go(func() error { return r.onLab(ctx) })
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	if os.Getenv("PGFLEET_SOAK") != "" {
