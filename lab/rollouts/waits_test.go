@@ -3,10 +3,15 @@
 package rollouts
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
 // A restart waits for what it would cut off, and says what that is.
@@ -57,14 +62,7 @@ func TestLabRestartWaits(t *testing.T) {
 		}
 		// It ends while apply waits for it.
 		b.fleet("\n[rollout]\ntransaction_wait = \"1m\"\n", connections(170))
-		go func() {
-			time.Sleep(4 * time.Second)
-			_, _ = conn.Exec(t.Context(), "COMMIT")
-		}()
-		s = b.Want(0, "apply", "--yes", "-l", "c1,c2,c3")
-		if !strings.Contains(s.All(), "waiting for transactions: bench has a transaction open") {
-			t.Errorf("not said what it waits for:\n%s", s.All())
-		}
+		b.during(0, "waiting for transactions: bench has a transaction open", func() { _, _ = conn.Exec(t.Context(), "COMMIT") }, "apply", "--yes", "-l", "c1,c2,c3")
 		look(t, "c2", fmt.Sprintf("cd /; nohup setsid runuser -u postgres -- pg_basebackup -h %s -U replicator -w -c fast -D /var/lib/postgresql/copy --max-rate=32k -X none >/dev/null 2>&1 & sleep 2", fleet.Lab.Host("c1").Address))
 		b.fleet("\n[rollout]\ntransaction_wait = \"1s\"\n", connections(180))
 		s = b.Want(1, "apply", "--yes", "-l", "c1,c2,c3")
@@ -74,17 +72,12 @@ func TestLabRestartWaits(t *testing.T) {
 		// It is not cut off either where transactions are, and when it has ended the
 		// cluster is looked at again.
 		b.fleet("\n[rollout]\ntransaction_wait = \"0s\"\ngate_timeout = \"2s\"\n", connections(180))
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			time.Sleep(5 * time.Second)
+		started := sql(t, "c1", "SELECT pg_postmaster_start_time()")
+		s = b.during(1, "waiting for transactions: a base backup is running (pid ", func() {
 			look(t, "c3", "systemctl stop postgresql@17-main")
 			look(t, "c2", "pkill -x pg_basebackup; sleep 0.5; rm -rf /var/lib/postgresql/copy")
-		}()
-		started := sql(t, "c1", "SELECT pg_postmaster_start_time()")
-		s = b.Want(1, "apply", "--yes", "-l", "c1")
-		<-ended
-		says(t, s, "waiting for transactions: a base backup is running (pid ", "c1: ", "after 2s the standby c3 of its cluster does not answer", "nothing was changed")
+		}, "apply", "--yes", "-l", "c1")
+		says(t, s, "c1: ", "after 2s the standby c3 of its cluster does not answer", "nothing was changed")
 		if got := sql(t, "c1", "SELECT pg_postmaster_start_time()"); got != started {
 			t.Errorf("c1 restarted while c3 was down, at %s", got)
 		}
@@ -125,4 +118,54 @@ func TestLabRestartWaits(t *testing.T) {
 		b.fleet("", connections(170))
 		b.Want(0, "apply", "--yes", "-l", "d1,d2,d3")
 	})
+}
+
+// An output is what a run that goes on has printed so far.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// during runs pgfleet, does something once it has said some words, and returns what
+// it said in all.
+func (b *bench) during(code int, words string, do func(), args ...string) labtest.Said {
+	b.T.Helper()
+	ctx, cancel := context.WithTimeout(b.T.Context(), 4*time.Minute)
+	defer cancel()
+	cmd, out := b.Command(ctx, args...), &output{}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		b.T.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // its exit code is looked at below
+	}()
+	for said := false; !said; {
+		select {
+		case <-ended:
+			b.T.Fatalf("it ended without saying %q:\n%s", words, out)
+		case <-time.After(50 * time.Millisecond):
+			said = strings.Contains(out.String(), words)
+		}
+	}
+	do()
+	<-ended
+	if got := cmd.ProcessState.ExitCode(); got != code {
+		b.T.Fatalf("it exited with %d, want %d:\n%s", got, code, out)
+	}
+	return labtest.Said{Stdout: out.String(), Code: code}
 }
