@@ -268,15 +268,7 @@ func TestLabStandbysBehind(t *testing.T) {
 		}
 		// It catches up while apply waits.
 		b.fleet("\n[rollout]\nmax_lag = \"1MB\"\ngate_timeout = \"20s\"\n", connections(140))
-		woken := make(chan struct{})
-		go func() {
-			defer close(woken)
-			time.Sleep(3 * time.Second)
-			look(t, "c3", "pkill -CONT -f 'postgres: .*walreceiver'")
-		}()
-		s = b.Want(0, "apply", "--yes", "-l", "c1,c2,c3")
-		<-woken
-		says(t, s, "waiting for its cluster: the standby c3 of its cluster is 5")
+		b.during(0, "waiting for its cluster: the standby c3 of its cluster is 5", func() { look(t, "c3", "pkill -CONT -f 'postgres: .*walreceiver'") }, "apply", "--yes", "-l", "c1,c2,c3")
 		runsWith(t, 140, members("c1")...)
 	})
 
