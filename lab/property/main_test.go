@@ -50,7 +50,7 @@ func size() (worlds, cases int) {
 	if os.Getenv("PGFLEET_SOAK") != "" {
 		return 200, 6
 	}
-	return 10, 6
+	return 7, 6
 }
 
 // TestLabProperty tries random tasks on servers that hold random things.
