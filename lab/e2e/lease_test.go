@@ -3,41 +3,23 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
 // A started is a run of pgfleet that goes on.
 type started struct {
 	t     *testing.T
 	cmd   *exec.Cmd
-	out   output
+	out   labtest.Output
 	ended chan struct{}
-}
-
-// An output is what a run that goes on has printed so far.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
 }
 
 // says waits until the run has printed some words.

@@ -3,11 +3,9 @@
 package rollouts
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -120,31 +118,13 @@ func TestLabRestartWaits(t *testing.T) {
 	})
 }
 
-// An output is what a run that goes on has printed so far.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
 // during runs pgfleet, does something once it has said some words, and returns what
 // it said in all.
 func (b *bench) during(code int, words string, do func(), args ...string) labtest.Said {
 	b.T.Helper()
 	ctx, cancel := context.WithTimeout(b.T.Context(), 4*time.Minute)
 	defer cancel()
-	cmd, out := b.Command(ctx, args...), &output{}
+	cmd, out := b.Command(ctx, args...), &labtest.Output{}
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		b.T.Fatal(err)
