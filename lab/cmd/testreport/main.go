@@ -134,9 +134,12 @@ func prepare(ctx context.Context) error {
 	if err := lab.Install(ctx, os.Stdout); err != nil {
 		return err
 	}
-	if _, err := exec.LookPath("pass"); err != nil { // for the example of a secret store
-		if err := install(ctx, "pass", "gnupg", "python3"); err != nil {
-			return err
+	for _, program := range []string{"pass", "gpg", "python3"} { // for the examples of secret stores
+		if _, err := exec.LookPath(program); err != nil {
+			if err := install(ctx, "pass", "gnupg", "python3"); err != nil {
+				return err
+			}
+			break
 		}
 	}
 	if found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres"); err != nil || len(found) > 0 {
