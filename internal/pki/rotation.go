@@ -39,7 +39,11 @@ const (
 
 // CAKeys are the keys that a secret store holds of the fleet's CA, each as the SHA-256
 // of its SubjectPublicKeyInfo, see [Leaf.PublicKeySHA256]; "" where there is none.
-type CAKeys struct{ Current, Pending, Previous string }
+// Earlier ones are those that were current once, as far as the store keeps them.
+type CAKeys struct {
+	Current, Pending string
+	Earlier          []string
+}
 
 // A Rotation is a change from one CA to the next, as it is found.
 type Rotation struct {
@@ -67,19 +71,23 @@ func FindRotation(bundle []*x509.Certificate, keys CAKeys) (Rotation, error) {
 		return bundle[i]
 	}
 	first := bundle[0]
-	current, pending, previous := of(keys.Current), of(keys.Pending), of(keys.Previous)
-	switch first {
-	case current:
+	current, pending := of(keys.Current), of(keys.Pending)
+	left := func(c *x509.Certificate) bool {
+		return slices.Contains(keys.Earlier, KeyOf(c)) && KeyOf(c) != keys.Current && KeyOf(c) != keys.Pending
+	}
+	switch {
+	case first == current:
+		old := slices.IndexFunc(bundle, left)
 		switch {
-		case previous != nil && previous != first:
-			return Rotation{Stage: Switched, Old: previous, New: first}, nil
+		case old >= 0:
+			return Rotation{Stage: Switched, Old: bundle[old], New: first}, nil
 		case pending != nil && pending != first:
 			return Rotation{Stage: Introduced, Old: first, New: pending}, nil
 		case keys.Pending != "" && keys.Pending != keys.Current:
 			return Rotation{Stage: Begun, Old: first}, nil
 		}
 		return Rotation{Stage: Settled, Old: first}, nil
-	case previous:
+	case left(first):
 		if current != nil {
 			return Rotation{Stage: Promoted, Old: first, New: current}, nil
 		}
