@@ -26,6 +26,7 @@ type applying struct {
 	allow  []string // --allow-lockout
 
 	rotating *rotating            // what rotate was asked for; nil for an apply
+	certs    *certsRun            // what a command of certs was asked for; nil for others
 	earlier  *earlier             // that this one goes on with; nil for a new one
 	all      []inventory.Instance // that tasks are planned for
 	tags     []string
@@ -118,8 +119,10 @@ func (x *applying) apply(ctx context.Context) error {
 		return err
 	}
 	// A store that is down stops the run here, before the first change.
-	if err := s.resolve(ctx, rollout.Secrets(known), "nothing was changed"); err != nil {
-		return err
+	if !x.certs.changes() {
+		if err := s.resolve(ctx, rollout.Secrets(known), "nothing was changed"); err != nil {
+			return err
+		}
 	}
 	if err := x.confirm(ctx, known); err != nil {
 		return err
@@ -127,9 +130,11 @@ func (x *applying) apply(ctx context.Context) error {
 	if err := x.beginJournal(s, known, digester); err != nil {
 		return err
 	}
-	results, early := x.carryOut(ctx, s, known)
+	results, early, err := x.afterCA(ctx, s, known)
 	lost := x.endJournal(results, early)
-	err = x.report(s.fleet, known, results, early)
+	if err == nil {
+		err = x.report(s.fleet, known, results, early)
+	}
 	x.nameRun(err != nil)
 	if lost != nil {
 		x.app.ui.Error(lost)
@@ -204,6 +209,11 @@ func (x *applying) survey(ctx context.Context, s *session, saved *rollout.SavedP
 	}
 	x.all, x.tags = all, tags
 	find := func() ([]rollout.Known, error) {
+		if x.certs != nil {
+			if err := x.certs.prepare(ctx, s, wanted); err != nil {
+				return nil, err
+			}
+		}
 		if x.rotating != nil {
 			return x.rotating.plan(ctx, s, wanted)
 		}
@@ -284,7 +294,7 @@ func reviewed(s *session, saved *rollout.SavedPlan) (all, wanted []inventory.Ins
 // confirm asks, if there is anything that would run. Checks alone need no
 // permission.
 func (x *applying) confirm(ctx context.Context, known []rollout.Known) error {
-	if x.yes || x.file != "" || !slices.ContainsFunc(known, somethingRuns) {
+	if x.yes || x.file != "" || !slices.ContainsFunc(known, somethingRuns) && !x.certs.changes() {
 		return nil
 	}
 	answer, err := x.app.ui.Ask(ctx, "\nApply these changes? Only 'yes' is taken for a yes: ")
@@ -350,7 +360,7 @@ func (x *applying) report(fleet *inventory.Fleet, known []rollout.Known, results
 		if x.rotating != nil {
 			return fmt.Errorf("the rollout has stopped: %w\nwhat was done stays, and %s goes on from there", early, x.rotating.command())
 		}
-		return fmt.Errorf("the rollout has stopped: %w\nwhat was done stays, and pgfleet apply goes on from there%s", early, back)
+		return fmt.Errorf("the rollout has stopped: %w\nwhat was done stays, and pgfleet %s goes on from there%s", early, x.certs.again(), back)
 	}
 	for _, r := range results {
 		if r.Status != rollout.Changed && r.Status != rollout.Unchanged {

@@ -131,6 +131,9 @@ func (x *applying) started(s *session, known []rollout.Known, d *secrets.Digeste
 	if x.rotating != nil {
 		started.Command, started.Rotation = "rotate", x.rotating.journal()
 	}
+	if x.certs != nil {
+		started.Command, started.Kinds = x.certs.command, certKinds()
+	}
 	if x.earlier != nil {
 		started.Command, started.Resumes = x.earlier.command, x.earlier.of.ID
 		if x.earlier.command != "undo" { // which holds to no plan

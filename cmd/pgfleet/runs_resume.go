@@ -125,6 +125,9 @@ func (x *applying) goOn(ctx context.Context, file string, e *earlier) error {
 		return x.nothingLeft(e)
 	}
 	x.earlier, x.rotating = e, resumed(r)
+	if len(r.Kinds) > 0 {
+		x.certs = &certsRun{command: r.Command}
+	}
 	if a.fleet = file; file == "" {
 		a.fleet = r.File
 	}

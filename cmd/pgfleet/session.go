@@ -30,6 +30,10 @@ type session struct {
 	undecided map[inventory.InstanceID]error
 	asked     bool // hosts were asked for their roles
 	beside    []rollout.Known
+	// only, if not nil, leaves tasks out of the plan, and replaced are files beside
+	// fleet.toml as they are going to be; see certs rotate-ca.
+	only     func(*tasks.Bound) bool
+	replaced map[string][]byte
 }
 
 // load reads fleet.toml. If there are mistakes in it, those of its tasks are
@@ -194,13 +198,14 @@ func hostNames(instances []inventory.Instance) []string {
 // and finds out what is due on those that are wanted. Nobody is dialled before
 // tasks and secrets are well.
 func (s *session) plan(ctx context.Context, all, wanted []inventory.Instance, tags []string) ([]rollout.Known, map[inventory.InstanceID][]*tasks.Bound, error) {
-	options := tasks.Options{Tags: tags, Local: local(s.fleet, s.app.term.LookupEnv), CheckSecret: s.secrets.Check}
+	options := tasks.Options{Tags: tags, Local: s.local, CheckSecret: s.secrets.Check}
 	bound, errs := tasks.Expand(s.fleet, all, options)
 	_, more := tasks.NewRotations(s.fleet, s.fleet.Instances(), nil, tasks.Asked{}, options)
 	errs = append(errs, more...).Sorted()
 	if len(errs) > 0 {
 		return nil, nil, &inputError{errs.Err()}
 	}
+	s.leaveOut(bound)
 	var refs []secrets.Ref
 	for _, in := range wanted {
 		for _, b := range bound[in.ID()] {
@@ -219,11 +224,31 @@ func (s *session) plan(ctx context.Context, all, wanted []inventory.Instance, ta
 		return nil, nil, errInterrupted
 	}
 	for _, k := range known {
-		if k.Plan != nil && len(tags) > 0 {
+		if k.Plan != nil && (len(tags) > 0 || s.only != nil) {
 			k.Plan.Orphans = nil // the tasks that were left out may declare them
 		}
 	}
 	return known, bound, nil
+}
+
+// leaveOut takes the tasks that are not asked for out of the plan.
+func (s *session) leaveOut(bound map[inventory.InstanceID][]*tasks.Bound) {
+	if s.only == nil {
+		return
+	}
+	for _, list := range bound {
+		for _, b := range list {
+			b.Selected = b.Selected && s.only(b)
+		}
+	}
+}
+
+// local reads files beside fleet.toml.
+func (s *session) local(name string) ([]byte, error) {
+	if b, ok := s.replaced[name]; ok {
+		return b, nil
+	}
+	return local(s.fleet, s.app.term.LookupEnv)(name)
 }
 
 // lookBeside looks at the members of replication clusters that are not part of the

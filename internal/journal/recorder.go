@@ -19,13 +19,14 @@ const (
 	StepDone        = "step done"        // Step
 	StepFailed      = "step failed"      // Step, with its Error
 	InstanceDone    = "instance done"    // Ended
+	CAChanged       = "ca changed"       // text: what was done to the CA's files and keys
 	RunFinished     = "run finished"     // Finished
 )
 
 // Started is the data of the first record: who runs what.
 type Started struct {
 	Pgfleet    string        `json:"pgfleet"` // the version
-	Command    string        `json:"command"` // "apply", "resume", "retry" or "undo"
+	Command    string        `json:"command"` // "apply", "rotate", "certs renew", "resume", "retry" or "undo"
 	Resumes    string        `json:"resumes,omitempty"`
 	Who        string        `json:"who"` // user@machine
 	PID        int           `json:"pid"`
@@ -37,6 +38,8 @@ type Started struct {
 	Plan       *ReviewedPlan `json:"plan,omitempty"`
 	// Rotation is what a run rotates; nil for one that applies.
 	Rotation *Rotation `json:"rotation,omitempty"`
+	// Kinds are those of the tasks that are meant; all if there are none.
+	Kinds []string `json:"kinds,omitempty"`
 	// Key recognises the operator's key, with which all digests of contents are made.
 	Key       string                 `json:"key"`
 	Instances []inventory.InstanceID `json:"instances"`

@@ -31,7 +31,7 @@ const (
 	// Introduced: the new CA's certificate stands in the file, behind the one that signs.
 	Introduced RotationStage = "introduced"
 	// Promoted: the new CA's key is the store's current one, and the old certificate still
-	// is the first. Nothing can be signed in this stage.
+	// is the first, so that the previous key signs.
 	Promoted RotationStage = "promoted"
 	// Switched: the new CA signs, and the old one is still trusted.
 	Switched RotationStage = "switched"
