@@ -157,6 +157,7 @@ func write(t *testing.T, path, text string) {
 var completions = []struct{ has, text string }{
 	{"[fleet]", "[fleet]\nname = \"prod\"\n"},
 	{"[postgres]", "[postgres]\nversion = 15\n"},
+	{"[ca]", "[ca]\ncertificate = \"ca.pem\"\nkey = \"age:ca#key\"\n"},
 	{"[vars]", "[vars]\napp_network = \"10.0.8.0/24\"\napp_database = \"appdb\"\napp_user = \"appuser\"\naudit_log = \"/var/log/postgresql/audit.log\"\n"},
 	{"[hosts.", "[hosts.pg01]\naddress = \"10.0.0.11\"\nreplication = \"orders\"\n[hosts.pg02]\naddress = \"10.0.0.12\"\nreplication = \"orders\"\n[hosts.app1]\naddress = \"10.0.8.5\"\n"},
 }
@@ -393,7 +394,7 @@ func TestKeys(t *testing.T) {
 			t.Errorf("no page has the keys of the kind %q", kind)
 		}
 	}
-	for _, name := range []string{"task", "fleet", "ssh", "postgres", "hosts", "groups", "client", "rotation", "secrets.age", "secrets.vault", "secrets.aws", "secrets.exec", "rollout"} {
+	for _, name := range []string{"task", "fleet", "ssh", "postgres", "hosts", "groups", "client", "rotation", "secrets.age", "secrets.vault", "secrets.aws", "secrets.exec", "ca", "rollout"} {
 		if !documented[name] {
 			t.Errorf("no page has the keys of %q", name)
 		}

@@ -34,6 +34,7 @@ func (l *loader) check() {
 	l.replications(taken)
 	l.mergeVariables(own)
 	l.rollout()
+	l.checkCA()
 	l.checkClients()
 	l.checkRotations()
 	l.checkTasks()

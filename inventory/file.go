@@ -20,6 +20,7 @@ type mainFile struct {
 	SSH      sshTable        `toml:"ssh" doc:"How to log in. ~/.ssh/config is honoured; what is said here wins over it."`
 	Postgres postgresTable   `toml:"postgres" doc:"Defaults for every host."`
 	Secrets  Secrets         `toml:"secrets" doc:"Where secrets are kept."`
+	CA       *CA             `toml:"ca" doc:"Who signs the fleet's certificates."`
 	Rollout  rolloutTable    `toml:"rollout" doc:"How apply goes from host to host."`
 	includedFile
 }

@@ -16,6 +16,7 @@ type Fleet struct {
 	SSH       SSH
 	Postgres  Postgres
 	Secrets   Secrets
+	CA        *CA // nil without the table [ca]
 	Rollout   Rollout
 	Vars      map[string]*Node // [vars] alone, before groups and hosts
 	Hosts     []*Host          // in the order of the files

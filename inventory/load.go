@@ -60,6 +60,7 @@ type loader struct {
 	tasks   []*Node
 
 	rotations []*Node
+	caPos     Position // of [ca]
 }
 
 func newLoader(opt Options) *loader {
@@ -83,6 +84,9 @@ func (l *loader) main(name string, text []byte) {
 	}
 	l.errs = append(l.errs, Decode(n, &l.file)...)
 	l.fleet.Secrets = l.file.Secrets
+	if ca := n.Get("ca"); ca != nil {
+		l.caPos = ca.Pos
+	}
 	if v := l.file.Version; v.Node != nil && v.Value != 1 && v.Node.Kind == KindInt {
 		l.errs.Add(v.Pos(), "version %d of the format is not known to this pgfleet, which reads version 1", v.Value)
 	}

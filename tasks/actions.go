@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/catalog"
+	"github.com/pgfleet/pgfleet/internal/pki"
 	"github.com/pgfleet/pgfleet/internal/secrets"
 )
 
@@ -40,15 +41,15 @@ type RemoveStaging struct {
 // request signed by the fleet's CA here, and puts key and certificate into one
 // PEM file on the host. The key never leaves the host.
 type IssueCertificate struct {
-	Path         string
-	Owner, Group string
-	Mode         fs.FileMode
-	CommonName   string
-	DNSNames     []string
-	Addresses    []netip.Addr
-	Days         int    // how long it is valid
-	CA           []byte // certificate of the CA, PEM
-	CAKey        secrets.Ref
+	Path       string
+	Owner      string
+	Mode       fs.FileMode
+	Usage      pki.Usage
+	CommonName string
+	DNSNames   []string
+	Addresses  []netip.Addr
+	Lifetime   time.Duration
+	Issuer     Issuer
 }
 
 // SetPackages installs or removes packages by the host's package manager.

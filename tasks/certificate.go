@@ -2,68 +2,51 @@ package tasks
 
 import (
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"net/netip"
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/internal/pki"
-	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/inventory"
 )
 
-// Certificate keeps a server certificate of the fleet's own CA on the host. Key
-// and signing request are made there; only the request and the certificate
-// travel. Key and certificate are one file, named by both ssl_cert_file and
-// ssl_key_file, so that the pair is replaced by one rename.
+// Certificate keeps a certificate of the fleet's own CA on the host. Key and signing
+// request are made there; only the request and the certificate travel. Key and
+// certificate are one file, named by both ssl_cert_file and ssl_key_file, so that
+// the pair is replaced by one rename.
 type Certificate struct {
 	Common
-	File      inventory.Positioned[string]   `toml:"file" required:"true" doc:"Where key and certificate go, in one PEM file; relative to the folder of postgresql.conf."`
-	CA        inventory.Positioned[string]   `toml:"ca" required:"true" doc:"The CA's certificate, a file beside fleet.toml."`
-	CAKey     inventory.Positioned[string]   `toml:"ca_key" required:"true" doc:"Where the CA's key is: a secret such as \"age:ca#key\"."`
-	Names     []inventory.Positioned[string] `toml:"names" doc:"DNS names that clients connect to; the host's name by default."`
-	Addresses []inventory.Positioned[string] `toml:"addresses" doc:"IP addresses that clients connect to; the host's address by default."`
-	Days      int                            `toml:"days" min:"1" max:"825" doc:"How long it is valid; 90 days by default, renewed when a third is left."`
+	File      inventory.Positioned[string]        `toml:"file" required:"true" doc:"Where key and certificate go, in one PEM file; relative to the folder of postgresql.conf."`
+	Names     []inventory.Positioned[string]      `toml:"names" doc:"DNS names that clients connect to; the host's name by default, and none for a client."`
+	Addresses []inventory.Positioned[string]      `toml:"addresses" doc:"IP addresses that clients connect to; the host's address by default, and none for a client."`
+	Lifetime  inventory.Positioned[inventory.Age] `toml:"lifetime" doc:"How long it is valid, such as \"90d\"; [ca].lifetime by default. It is renewed when a third is left."`
+	Usage     string                              `toml:"usage" enum:"server,client" doc:"What it is for: a server, the default, or a client of PostgreSQL that runs on the host."`
+	Role      inventory.Positioned[string]        `toml:"role" doc:"For a client, the role that it logs in as: the certificate's common name, which the method cert of pg_hba.conf compares with it."`
+	Owner     inventory.Positioned[string]        `toml:"owner" doc:"For a client, the account that the file belongs to; its folder has to be there and belong to it."`
 
-	ca        *x509.Certificate
-	caPEM     []byte
-	key       secrets.Ref
+	lifetime  time.Duration
 	names     []string
 	addresses []netip.Addr
 }
 
-// Load reads the CA's certificate.
-func (t *Certificate) Load(local Local) inventory.Errors {
-	var errs inventory.Errors
-	b, err := local(t.CA.Value)
-	if err != nil {
-		errs.Add(t.CA.Pos(), "ca: %v; \"pgfleet init\" makes a CA", err)
-		return errs
-	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != "CERTIFICATE" {
-		errs.Add(t.CA.Pos(), "ca: %s holds no certificate in PEM form", t.CA.Value)
-		return errs
-	}
-	if t.ca, err = x509.ParseCertificate(block.Bytes); err != nil {
-		errs.Add(t.CA.Pos(), "ca: %s: %v", t.CA.Value, err)
-	} else if !t.ca.IsCA {
-		errs.Add(t.CA.Pos(), "ca: %s is not the certificate of a CA", t.CA.Value)
-	}
-	t.caPEM = b
-	return errs
-}
-
-// Check finds bad names and a bad reference.
+// Check finds bad names, and keys that do not go together.
 func (t *Certificate) Check(in inventory.Instance) inventory.Errors {
 	var errs inventory.Errors
-	var err error
-	if t.key, err = secrets.ParseRef(t.CAKey.Value); err != nil {
-		errs.Add(t.CAKey.Pos(), "ca_key: %v", err)
+	if t.fleet.CA == nil {
+		errs.Add(t.at("file"), "certificate: %s", needsCA)
+		return errs
+	}
+	t.lifetime = time.Duration(t.fleet.CA.Lifetime.Value)
+	if t.given("lifetime") {
+		t.lifetime = time.Duration(t.Lifetime.Value)
+		if t.Lifetime.Value < inventory.MinLifetime || t.Lifetime.Value > inventory.MaxLifetime {
+			errs.Add(t.Lifetime.Pos(), "lifetime: want between %v and %v, found %v", inventory.MinLifetime, inventory.MaxLifetime, t.Lifetime.Value)
+		}
 	}
 	t.names, t.addresses = nil, nil
 	for _, n := range t.Names {
@@ -77,6 +60,15 @@ func (t *Certificate) Check(in inventory.Instance) inventory.Errors {
 		}
 		t.addresses = append(t.addresses, addr)
 	}
+	if t.client() {
+		t.checkClient(&errs)
+		return errs
+	}
+	for _, key := range []string{"role", "owner"} {
+		if t.given(key) {
+			errs.Add(t.at(key), "%s: it is for usage = \"client\"; a server's certificate has the names that clients connect to, and is postgres's", key)
+		}
+	}
 	if len(t.Names) == 0 {
 		t.names = []string{in.Host.Name}
 	}
@@ -87,10 +79,47 @@ func (t *Certificate) Check(in inventory.Instance) inventory.Errors {
 	} else if !slices.Contains(t.names, in.Host.Address) && len(t.Names) == 0 {
 		t.names = append(t.names, in.Host.Address)
 	}
-	if t.Days == 0 {
-		t.Days = 90
-	}
 	return errs
+}
+
+// checkClient checks the keys of a client's certificate.
+func (t *Certificate) checkClient(errs *inventory.Errors) {
+	switch {
+	case !t.given("role"):
+		errs.Add(t.at("usage"), "a client's certificate needs role: the role that it logs in as")
+	case t.Role.Value == "":
+		errs.Add(t.Role.Pos(), "role: it is empty")
+	case len(t.Role.Value) > 63:
+		errs.Add(t.Role.Pos(), "role: PostgreSQL cuts names off after 63 bytes")
+	}
+	switch {
+	case !t.given("owner"):
+		errs.Add(t.at("usage"), "a client's certificate needs owner: the account that the client runs as")
+	case t.Owner.Value == "":
+		errs.Add(t.Owner.Pos(), "owner: it is empty")
+	}
+	if !path.IsAbs(t.File.Value) {
+		errs.Add(t.File.Pos(), "file: want an absolute path for a client's certificate, found %q", t.File.Value)
+	}
+}
+
+// client reports whether the certificate is a client's rather than the server's.
+func (t *Certificate) client() bool { return t.Usage == pki.Client.String() }
+
+// owner is the account that the file belongs to.
+func (t *Certificate) owner() string {
+	if t.client() {
+		return t.Owner.Value
+	}
+	return "postgres"
+}
+
+// commonName is what the certificate's subject is to say.
+func (t *Certificate) commonName() string {
+	if t.client() {
+		return t.Role.Value
+	}
+	return t.names[0]
 }
 
 func (t *Certificate) path(s *State) string {
@@ -102,13 +131,17 @@ func (t *Certificate) path(s *State) string {
 
 // Reads asks for the file without its key, and for what is served.
 func (t *Certificate) Reads(in inventory.Instance, s *State) []facts.Read {
-	return []facts.Read{facts.CertificateFile{Path: t.path(s)}, servedRead(in)}
+	reads := []facts.Read{facts.CertificateFile{Path: t.path(s)}}
+	if !t.client() {
+		reads = append(reads, servedRead(in))
+	}
+	return reads
 }
 
 // Plan says whether a new certificate is due, and whether the one on disk is
 // the one that is served.
 func (t *Certificate) Plan(in inventory.Instance, s *State) (Outcome, error) {
-	out := Outcome{Warnings: t.notStarted(s)}
+	var out Outcome
 	file := t.path(s)
 	info, will, err := s.CertificateFile(file)
 	if err != nil {
@@ -119,18 +152,26 @@ func (t *Certificate) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	}
 	reasons := t.due(s, info)
 	if len(reasons) > 0 {
+		a := IssueCertificate{
+			Path: file, Owner: t.owner(), Mode: 0o600, Usage: t.usage(),
+			CommonName: t.commonName(), DNSNames: t.names, Addresses: t.addresses, Lifetime: t.lifetime, Issuer: t.ca.Issuer,
+		}
 		out.Changes = []Change{{
 			Key: "certificate:" + file, Before: DigestCertificate(info),
-			Intent: fmt.Sprintf("issue a certificate for %s, signed by %s, for %d days (%s): known after apply",
-				strings.Join(append(slices.Clone(t.names), text(t.addresses)...), ", "), t.ca.Subject.CommonName, t.Days, strings.Join(reasons, "; ")),
-			Action: IssueCertificate{
-				Path: file, Owner: "postgres", Group: "postgres", Mode: 0o600,
-				CommonName: t.names[0], DNSNames: t.names, Addresses: t.addresses, Days: t.Days, CA: t.caPEM, CAKey: t.key,
-			},
-			Part: ConfigurationPart(in),
+			Intent: fmt.Sprintf("issue a certificate for %s, signed by %s, for %s (%s): known after apply",
+				t.holder(), t.signer(), lifetimeText(t.lifetime), strings.Join(reasons, "; ")),
+			Action: a,
 		}}
+		if !t.client() {
+			out.Changes[0].Part = ConfigurationPart(in)
+			out.Warnings = t.notStarted(s)
+		}
 		return out, nil
 	}
+	if t.client() {
+		return out, nil
+	}
+	out.Warnings = t.notStarted(s)
 	if s.activated {
 		return out, nil
 	}
@@ -141,6 +182,41 @@ func (t *Certificate) Plan(in inventory.Instance, s *State) (Outcome, error) {
 		out.Changes = []Change{reloadChange(s, []string{why})}
 	}
 	return out, nil
+}
+
+// holder names whom the certificate is for.
+func (t *Certificate) holder() string {
+	if t.client() {
+		return "the role " + t.Role.Value
+	}
+	return strings.Join(append(slices.Clone(t.names), text(t.addresses)...), ", ")
+}
+
+// signer names who signs.
+func (t *Certificate) signer() string {
+	if t.ca.Signing == nil {
+		return "the program " + t.ca.Issuer.Sign[0]
+	}
+	return t.ca.Signing.Subject.CommonName
+}
+
+func (t *Certificate) usage() pki.Usage {
+	if t.client() {
+		return pki.Client
+	}
+	return pki.Server
+}
+
+// lifetimeText says whole days as days.
+func lifetimeText(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d == day:
+		return "1 day"
+	case d%day == 0:
+		return fmt.Sprintf("%d days", d/day)
+	}
+	return inventory.Age(d).String()
 }
 
 // due says why the file's certificate has to be replaced; nothing if it is fine.
@@ -156,15 +232,19 @@ func (t *Certificate) due(s *State, info facts.CertificateFileInfo) []string {
 		return []string{"the file holds no key"}
 	}
 	var reasons []string
-	want := pki.Want{DNSNames: t.names, IPs: t.addresses, Usage: pki.Server, CommonName: t.names[0], CA: t.ca, Now: s.Clock()}
+	want := pki.Want{DNSNames: t.names, IPs: t.addresses, Usage: t.usage(), CommonName: t.commonName(), CA: t.ca.Signing, Now: s.Clock()}
 	if block, _ := pem.Decode(info.PublicKey); block != nil {
 		want.PublicKeySHA256 = fmt.Sprintf("%x", sha256.Sum256(block.Bytes))
 	}
 	for _, r := range pki.Judge(leaf, want) {
 		reasons = append(reasons, r.Text)
 	}
-	if info.File.Owner != "postgres" || info.File.Mode.Perm()&0o177 != 0 {
-		reasons = append(reasons, fmt.Sprintf("the file is %s's with mode %04o, and the server wants its key to be postgres's with 0600", info.File.Owner, info.File.Mode.Perm()))
+	if info.File.Owner != t.owner() || info.File.Mode.Perm()&0o177 != 0 {
+		who := "the server"
+		if t.client() {
+			who = "a client"
+		}
+		reasons = append(reasons, fmt.Sprintf("the file is %s's with mode %04o, and %s wants its key to be %s's with 0600", info.File.Owner, info.File.Mode.Perm(), who, t.owner()))
 	}
 	return reasons
 }

@@ -35,6 +35,8 @@ type Options struct {
 	// CheckSecret, if not nil, returns an error for a reference that cannot be
 	// resolved whatever is stored, as of a store that the fleet does not have.
 	CheckSecret func(secrets.Ref) error
+
+	ca *Authority
 }
 
 // Expand binds the fleet's tasks to instances, in the order of the list. Every
@@ -44,6 +46,12 @@ type Options struct {
 func Expand(fleet *inventory.Fleet, instances []inventory.Instance, o Options) (map[inventory.InstanceID][]*Bound, inventory.Errors) {
 	all := map[inventory.InstanceID][]*Bound{}
 	var errs inventory.Errors
+	o.ca, errs = LoadAuthority(fleet, o.Local)
+	if o.ca != nil && o.CheckSecret != nil && o.ca.Issuer.Key != (secrets.Ref{}) {
+		if err := o.CheckSecret(o.ca.Issuer.Key); err != nil {
+			errs.Add(fleet.CA.Key.Pos(), "key: %v", err)
+		}
+	}
 	for i := range fleet.Tasks {
 		raw := &fleet.Tasks[i]
 		if (raw.On == "one" || raw.On == "operator") && raw.Limit.NeedsRole() {
@@ -137,7 +145,7 @@ func bind(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, da
 		return nil, errs
 	}
 	c := commonOf(task)
-	c.Name, c.node, c.fleet, c.here = name, node, fleet, raw.On == "operator"
+	c.Name, c.node, c.fleet, c.ca, c.here = name, node, fleet, o.ca, raw.On == "operator"
 	if _, ok := task.(runsHere); c.here && !ok {
 		return nil, inventory.Errors{{Pos: raw.Pos, Msg: fmt.Sprintf("on = \"operator\" is for tasks of kind command and verify, not %s", raw.Kind)}}
 	}

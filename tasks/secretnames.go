@@ -67,10 +67,6 @@ func checkSecrets(inTexts []namedSecret, task Task, check func(secrets.Ref) erro
 		}
 	}
 	switch t := task.(type) {
-	case *Certificate:
-		if err := check(t.key); err != nil {
-			errs.Add(t.CAKey.Pos(), "ca_key: %v", err)
-		}
 	case *Role:
 		if t.ref != (secrets.Ref{}) && check(t.ref) != nil {
 			errs.Add(t.Password.Pos(), noSuchStore)

@@ -25,8 +25,6 @@ password = "STORE:prod/{{ .Host.Replication }}/appuser#password"
 name = "Certificate"
 kind = "certificate"
 file = "server.crt"
-ca = "ca.pem"
-ca_key = "STORE:prod/{{ .Host.Replication }}/ca#key"
 [[task]]
 name = "Login"
 kind = "verify"
@@ -61,6 +59,9 @@ name = "prod"
 version = 15
 [hosts.pg01]
 replication = "orders"
+[ca]
+certificate = "ca.pem"
+key = "STORE:prod/ca#key"
 [hosts.pg02]
 ` + replication + secretTasks
 	if err := os.WriteFile(path, []byte(strings.ReplaceAll(text, "STORE", store)), 0o600); err != nil {
@@ -99,13 +100,17 @@ func TestTemplatesInSecrets(t *testing.T) {
 			}
 			switch task := b.Task.(type) {
 			case *Certificate:
-				found = append(found, task.key.String())
+				found = append(found, task.ca.Issuer.Key.String())
 			case *Verify:
 				found = append(found, task.ref.String())
 			}
 		}
 		var want []string
 		for _, s := range []string{"appuser#password", "ca#key", "login#password", "file#password", "source#password", "psql#password"} {
+			if s == "ca#key" { // there is one CA for all
+				want = append(want, "age:prod/ca#key")
+				continue
+			}
 			want = append(want, "age:prod/"+cluster+"/"+s)
 		}
 		if !slices.Equal(found, want) {
@@ -129,12 +134,12 @@ func TestBadSecretPaths(t *testing.T) {
 		}
 	}
 	_, errs := expandSecrets(t, "age", "")
-	wantAt(errs, []string{"the path has an empty part"}, 13, 19, 23, 28, 38, 1)
+	wantAt(errs, []string{"the path has an empty part"}, 16, 24, 29, 39, 1)
 
 	// The name of a store may be the beginning of a password.
 	_, errs = expandSecrets(t, "hunter2", "")
-	wantAt(errs, []string{"no secret store of the name before the colon", "ca_key: there is no such store", "no secret store of the name before the colon", "there is no such store"}, 13, 19, 23, 28, 29, 38)
-	for _, i := range []int{0, 2} {
+	wantAt(errs, []string{"key: there is no such store", "no secret store of the name before the colon", "no secret store of the name before the colon", "there is no such store"}, 9, 16, 24, 29, 30, 39)
+	for _, i := range []int{1, 2} {
 		if strings.Contains(errs[i].Msg, "hunter2") {
 			t.Errorf("what may be a password is repeated: %v", errs[i])
 		}

@@ -65,7 +65,8 @@ type Common struct {
 	list  []*Bound // all tasks of the same instance, in order
 	// clients are those that are declared for the same instance.
 	clients []client
-	here    bool // on = "operator": on the operator's machine and not on the host
+	ca      *Authority // nil without [ca]
+	here    bool       // on = "operator": on the operator's machine and not on the host
 }
 
 // hostNames returns the names of the fleet's hosts.

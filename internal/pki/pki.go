@@ -35,10 +35,13 @@ const (
 	DefaultValidity = 90 * 24 * time.Hour
 	// DefaultCAValidity is how long a CA lives unless told otherwise: ten years.
 	DefaultCAValidity = 3650 * 24 * time.Hour
-	// Backdate is how long before its making a certificate is valid, for hosts whose
-	// clock is behind.
+	// Backdate is how long before its making a certificate is valid at most, for
+	// hosts whose clock is behind; a tenth of its lifetime where that is less.
 	Backdate = 5 * time.Minute
 )
+
+// backdate returns how long before its making something of that lifetime is valid.
+func backdate(lifetime time.Duration) time.Duration { return min(Backdate, lifetime/10) }
 
 const (
 	blockCertificate = "CERTIFICATE"
@@ -49,7 +52,8 @@ const (
 // A CA is a certificate authority with its key. It may be used by several
 // goroutines at once, and prints as its subject.
 type CA struct {
-	cert *x509.Certificate
+	cert  *x509.Certificate
+	above []*x509.Certificate // the certificates above it, as far as they are known; the root last
 	// key returns the key. It is a function so that what prints a CA by reflection
 	// cannot reach the key.
 	key func() crypto.Signer
@@ -89,7 +93,7 @@ func NewCA(o CAOptions) (*CA, error) {
 	}
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: o.CommonName},
-		NotBefore:             o.Now.Add(-Backdate),
+		NotBefore:             o.Now.Add(-backdate(o.Validity)),
 		NotAfter:              o.Now.Add(o.Validity),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
@@ -141,18 +145,21 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// ParseCA reads a CA from its certificate and its key as PEM. The certificate may
-// be an intermediate of another authority. It is an error if the two do not belong
-// together or the certificate is not one of a CA; whether it is still valid is seen
-// when it signs.
+// ErrOtherKey is why [ParseCA] refuses a key.
+var ErrOtherKey = errors.New("the key does not belong to the certificate")
+
+// ParseCA reads a CA from its certificate and its key as PEM. The certificate, the
+// first in certPEM, may be an intermediate of another authority; those above it may
+// follow in any order, and what else follows is of no account, so that a bundle with
+// the roots of earlier days will do. It is an error if key and certificate do not
+// belong together or a certificate is not one of a CA; whether it is still valid is
+// seen when it signs.
 func ParseCA(certPEM []byte, keyPEM secrets.Secret) (*CA, error) {
-	cert, err := parseCertificate(certPEM)
+	certs, err := ParseBundle(certPEM)
 	if err != nil {
 		return nil, fmt.Errorf("CA: %w", err)
 	}
-	if !cert.BasicConstraintsValid || !cert.IsCA {
-		return nil, fmt.Errorf("CA: the certificate of %q is not one of a CA (CA:FALSE)", cert.Subject)
-	}
+	cert := certs[0]
 	if cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0 {
 		return nil, fmt.Errorf("CA: the certificate of %q may not sign certificates (key usage)", cert.Subject)
 	}
@@ -162,9 +169,9 @@ func ParseCA(certPEM []byte, keyPEM secrets.Secret) (*CA, error) {
 	}
 	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(cert.PublicKey) {
-		return nil, fmt.Errorf("CA: the key does not belong to the certificate of %q", cert.Subject)
+		return nil, fmt.Errorf("CA: %w of %q", ErrOtherKey, cert.Subject)
 	}
-	return &CA{cert: cert, key: func() crypto.Signer { return key }}, nil
+	return &CA{cert: cert, above: linked(certs)[1:], key: func() crypto.Signer { return key }}, nil
 }
 
 // parseKey reads a private key in PKCS #8 or SEC 1 form. Its errors do not wrap

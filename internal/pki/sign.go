@@ -70,8 +70,8 @@ type Signer interface {
 	Issue(ctx context.Context, csrPEM []byte, o Options) ([]byte, error)
 }
 
-// Issue implements [Signer]. The CA's own certificate is put after the leaf unless
-// it is a root, which clients have.
+// Issue implements [Signer]. The CA's own certificate and those above it are put
+// after the leaf, but for a root, which clients have.
 func (ca *CA) Issue(ctx context.Context, csrPEM []byte, o Options) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -80,8 +80,10 @@ func (ca *CA) Issue(ctx context.Context, csrPEM []byte, o Options) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	if string(ca.cert.RawIssuer) != string(ca.cert.RawSubject) {
-		leaf = append(leaf, ca.CertificatePEM()...)
+	for _, cert := range append([]*x509.Certificate{ca.cert}, ca.above...) {
+		if !selfSigned(cert) {
+			leaf = append(leaf, encodeCertificate(cert)...)
+		}
 	}
 	return leaf, nil
 }
@@ -102,10 +104,17 @@ func (ca *CA) Sign(csrPEM []byte, o Options) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new certificate: %w", err)
 	}
-	// What the CA's name constraints forbid would be found by clients only.
-	roots := x509.NewCertPool()
-	roots.AddCert(ca.cert)
-	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: o.Now, KeyUsages: []x509.ExtKeyUsage{o.Usage.extKeyUsage()}})
+	// What name constraints forbid would be found by clients only.
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	top := ca.cert
+	for _, cert := range ca.above {
+		between.AddCert(top)
+		top = cert
+	}
+	roots.AddCert(top)
+	_, err = leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: between, CurrentTime: o.Now, KeyUsages: []x509.ExtKeyUsage{o.Usage.extKeyUsage()},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("new certificate: clients would refuse it: %w", err)
 	}
@@ -120,18 +129,9 @@ func (ca *CA) template(o Options) (*x509.Certificate, error) {
 	if validity == 0 {
 		validity = DefaultValidity
 	}
-	switch {
-	case o.Now.Before(ca.cert.NotBefore):
-		return nil, fmt.Errorf("the CA %v is valid from %s only", ca, date(ca.cert.NotBefore))
-	case !o.Now.Before(ca.cert.NotAfter):
-		return nil, fmt.Errorf("the CA %v has expired on %s: rotate it", ca, date(ca.cert.NotAfter))
-	}
-	notBefore, notAfter := o.Now.Add(-Backdate), o.Now.Add(validity)
-	if notBefore.Before(ca.cert.NotBefore) {
-		notBefore = ca.cert.NotBefore
-	}
-	if notAfter.After(ca.cert.NotAfter) {
-		notAfter = ca.cert.NotAfter
+	notBefore, notAfter, err := ca.valid(o.Now, validity)
+	if err != nil {
+		return nil, err
 	}
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: o.commonName()},
@@ -146,6 +146,27 @@ func (ca *CA) template(o Options) (*x509.Certificate, error) {
 		template.IPAddresses = append(template.IPAddresses, ip.Unmap().AsSlice())
 	}
 	return template, nil
+}
+
+// valid returns from when until when something that the CA signs now is valid: never
+// longer than the CA and those above it.
+func (ca *CA) valid(now time.Time, lifetime time.Duration) (notBefore, notAfter time.Time, err error) {
+	notBefore, notAfter = now.Add(-backdate(lifetime)), now.Add(lifetime)
+	for _, cert := range append([]*x509.Certificate{ca.cert}, ca.above...) {
+		switch {
+		case now.Before(cert.NotBefore):
+			return notBefore, notAfter, fmt.Errorf("the CA %v is valid from %s only", cert.Subject, date(cert.NotBefore))
+		case !now.Before(cert.NotAfter):
+			return notBefore, notAfter, fmt.Errorf("the CA %v has expired on %s: rotate it", cert.Subject, date(cert.NotAfter))
+		}
+		if notBefore.Before(cert.NotBefore) {
+			notBefore = cert.NotBefore
+		}
+		if notAfter.After(cert.NotAfter) {
+			notAfter = cert.NotAfter
+		}
+	}
+	return notBefore, notAfter, nil
 }
 
 func (o Options) check() error {

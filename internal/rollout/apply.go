@@ -56,7 +56,9 @@ func Secrets(known []Known) []secrets.Ref {
 			for _, c := range s.Changes {
 				switch a := c.Action.(type) {
 				case tasks.IssueCertificate:
-					refs = append(refs, a.CAKey)
+					if a.Issuer.Key != (secrets.Ref{}) {
+						refs = append(refs, a.Issuer.Key)
+					}
 				case tasks.Login:
 					refs = append(refs, a.Password)
 				default:

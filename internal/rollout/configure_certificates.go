@@ -44,11 +44,7 @@ func (x *executor) issue(ctx context.Context) ([]*stagedCertificate, error) {
 		if !ok || tasks.DigestCertificate(found) != c.Before {
 			return staged, fmt.Errorf("%s was %w", a.Path, errDrifted)
 		}
-		key, ok := x.run.reveal(a.CAKey)
-		if !ok {
-			return staged, fmt.Errorf("the CA's key %s was not read", a.CAKey)
-		}
-		ca, err := pki.ParseCA(a.CA, key)
+		signer, err := x.run.signer(ctx, a.Issuer)
 		if err != nil {
 			return staged, err
 		}
@@ -64,9 +60,8 @@ func (x *executor) issue(ctx context.Context) ([]*stagedCertificate, error) {
 		}
 		s := &stagedCertificate{target: a.Path, dir: dir, owner: a.Owner}
 		staged = append(staged, s)
-		pem, err := ca.Sign([]byte(csr), pki.Options{
-			CommonName: a.CommonName, DNSNames: a.DNSNames, IPs: a.Addresses, Usage: pki.Server,
-			Validity: time.Duration(a.Days) * 24 * time.Hour, Now: time.Now(),
+		pem, err := signer.Issue(ctx, []byte(csr), pki.Options{
+			CommonName: a.CommonName, DNSNames: a.DNSNames, IPs: a.Addresses, Usage: a.Usage, Validity: a.Lifetime, Now: time.Now(),
 		})
 		if err != nil {
 			return staged, err

@@ -47,6 +47,10 @@ func (s state) opposite() state {
 // a server's configuration and the next. What takes a server of its own to try
 // is due once on each host: a restart, or on wiki a certificate.
 const fleetText = `
+[ca]
+certificate = "ca.pem"
+key = "file:ca.key"
+
 [vars]
 applications = "APPLICATIONS"
 
@@ -107,8 +111,6 @@ unless = "grep -qx STATE /etc/pgfleet-crash"
 name = "Certificate"
 kind = "certificate"
 file = "server.pem"
-ca = "ca.pem"
-ca_key = "file:ca.key"
 names = ["{{ .Host.Name }}", "{{ if eq .Host.Name \"wiki\" }}STATE{{ else }}always{{ end }}.crashes.test"]
 
 [[task]]

@@ -39,7 +39,7 @@ func changes() []change {
 		{name: "restart", tasks: settings(`max_connections = "77"`) + appRules, at: "grep -q 'fast shutdown request' /var/log/postgresql/postgresql-VERSION-main.log", want: undo},
 		{
 			name:  "certificate",
-			tasks: "\n[[task]]\nname = \"Certificate\"\nkind = \"certificate\"\nfile = \"server.pem\"\nca = \"ca.pem\"\nca_key = \"file:ca.key\"\n" + settings(`ssl = true, ssl_cert_file = "{{ .Instance.ConfDir }}/server.pem", ssl_key_file = "{{ .Instance.ConfDir }}/server.pem"`),
+			tasks: "\n[[task]]\nname = \"Certificate\"\nkind = \"certificate\"\nfile = \"server.pem\"\n" + settings(`ssl = true, ssl_cert_file = "{{ .Instance.ConfDir }}/server.pem", ssl_key_file = "{{ .Instance.ConfDir }}/server.pem"`),
 			at:    "[ -e /etc/postgresql/VERSION/main/server.pem ]", want: undo,
 		},
 		{

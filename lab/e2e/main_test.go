@@ -60,6 +60,9 @@ func (b *bench) fleet(tasks string, hosts ...string) {
 			fmt.Fprintln(&text, `replication = "orders"`)
 		}
 	}
+	if strings.Contains(tasks, "kind = \"certificate\"") {
+		text.WriteString("\n[ca]\ncertificate = \"ca.pem\"\nkey = \"file:ca.key\"\n")
+	}
 	b.Write("fleet.toml", text.String()+tasks)
 }
 

@@ -28,8 +28,6 @@ rules = ["local all postgres peer", "local all all peer", "hostssl appdb appuser
 name = "Certificate"
 kind = "certificate"
 file = "server.pem"
-ca = "ca.pem"
-ca_key = "file:ca.key"
 
 [[task]]
 name = "TLS"

@@ -30,8 +30,6 @@ rules = %s
 name = "Certificate"
 kind = "certificate"
 file = "server.pem"
-ca = "ca.pem"
-ca_key = "file:ca.key"
 
 [[task]]
 name = "Settings"

@@ -49,12 +49,14 @@ func names() []string {
 }
 
 const declared = `
+[ca]
+certificate = "ca.pem"
+key = "file:ca.key"
+
 [[task]]
 name = "Certificate"
 kind = "certificate"
 file = "server.pem"
-ca = "ca.pem"
-ca_key = "file:ca.key"
 
 [[task]]
 name = "Network and TLS"
