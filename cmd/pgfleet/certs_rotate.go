@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -157,16 +159,16 @@ func (r caRotation) next(ctx context.Context, s *session, wanted []inventory.Ins
 	// Phase 1 can be applied while a host is away: the next call goes on there.
 	switch v.Stage {
 	case pki.Settled, pki.Begun:
-		if v.Stage == pki.Settled && v.due() {
+		if v.Stage == pki.Settled && v.behind() {
 			return &caPhase{title: "Phase 3 goes on: the hosts get the CA certificates that are trusted still", held: v.held}, nil
 		}
 		return v.introduce()
 	case pki.Introduced:
-		if v.due() && !v.ready() {
+		if v.behind() {
 			return &caPhase{title: "Phase 1 goes on: the hosts get the certificate of the new CA", held: v.held}, nil
 		}
 	case pki.Switched:
-		if v.due() && v.known() == nil {
+		if v.behind() && v.known() == nil {
 			return &caPhase{title: "Phase 2 goes on: certificates are issued by the new CA", held: v.held}, nil
 		}
 	}
@@ -224,7 +226,7 @@ func (v *caView) aborted() (*caPhase, error) {
 	p := &caPhase{title: "The new CA is taken out again", held: v.held}
 	switch v.Stage {
 	case pki.Settled:
-		if v.due() {
+		if v.behind() {
 			return p, nil
 		}
 		return nil, &inputError{errors.New("no rotation of the CA is under way, so there is nothing to abort")}
@@ -324,7 +326,9 @@ type caView struct {
 	err      error // why that is not known
 	held     *heldCA
 	file     string // of the CA's certificates
-	known_   []rollout.Known
+	asked    []rollout.Known
+	bound    map[inventory.InstanceID][]*tasks.Bound
+	revoked  []records.Revocation
 	places   []pki.RotationPlace
 	exported []pki.FoundLeaf
 	now      time.Time
@@ -332,6 +336,7 @@ type caView struct {
 
 // viewCA asks the hosts, with the tasks about certificates.
 func (s *session) viewCA(ctx context.Context, wanted []inventory.Instance) (*caView, error) {
+	s.replaced = nil // when the hosts are asked again
 	v := &caView{file: s.fleet.CA.Certificate.Value, now: time.Now()}
 	var err error
 	if v.held, err = s.holdCA(ctx); err != nil {
@@ -342,26 +347,53 @@ func (s *session) viewCA(ctx context.Context, wanted []inventory.Instance) (*caV
 	} else {
 		v.Rotation = pki.Rotation{Stage: pki.Settled, Old: v.held.bundle[0]}
 	}
-	if v.exported, err = exportedClients(s.fleet); err != nil {
+	if v.exported, v.revoked, err = exportedClients(s.fleet); err != nil {
 		return nil, &inputError{err}
 	}
 	known, bound, err := s.plan(ctx, s.fleet.Instances(), wanted, nil)
 	if err != nil {
 		return nil, err
 	}
-	v.known_ = known
+	v.asked, v.bound = known, bound
 	for _, k := range known {
-		v.places = append(v.places, placeOf(k, bound[k.Instance.ID()]))
+		v.places = append(v.places, placeOf(k, bound[k.Instance.ID()], v.Old))
 	}
 	return v, nil
 }
 
-// due reports whether the tasks about certificates have something to do on a host.
-func (v *caView) due() bool { return slices.ContainsFunc(v.known_, somethingRuns) }
+// behind reports whether the hosts that are known lack what is found here of the phase
+// that was begun last, and an apply would bring it. That a certificate is due because
+// its time is nearly over is none of a rotation's business.
+func (v *caView) behind() bool {
+	if !slices.ContainsFunc(v.asked, somethingRuns) {
+		return false
+	}
+	for _, p := range v.places {
+		if p.Problem != "" {
+			continue
+		}
+		for _, f := range p.Bundles {
+			if f.Kept && (!f.Loaded || !sameCAs(f.Certificates, v.held.bundle)) {
+				return true
+			}
+		}
+		for _, l := range p.Leaves {
+			if v.Stage == pki.Switched && l.Leaf.SignedBy(v.Old) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sameCAs reports whether two lists hold the same certificates, in whatever order.
+func sameCAs(a, b []*x509.Certificate) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(c *x509.Certificate) bool { return !slices.ContainsFunc(b, c.Equal) })
+}
 
 // known is why something is not known of a host, or nil.
 func (v *caView) known() error {
-	for _, k := range v.known_ {
+	for _, k := range v.asked {
 		if k.Err != nil {
 			return fmt.Errorf("%s: %w", k.Instance.ID(), k.Err)
 		}
@@ -369,58 +401,37 @@ func (v *caView) known() error {
 	return nil
 }
 
-// ready reports whether the new CA is trusted on all hosts that are known.
-func (v *caView) ready() bool {
-	for _, p := range v.places {
-		for _, f := range p.Bundles {
-			if p.Problem == "" && (!f.Loaded || !slices.ContainsFunc(f.Certificates, v.New.Equal)) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 func (v *caView) awaits(s *session, clientsReady bool) []string {
 	return v.Awaits(v.places, v.exported, v.now, time.Duration(s.fleet.CA.Overlap.Value), clientsReady)
 }
 
-// exportedClients returns the exported certificates that are not revoked.
-func exportedClients(fleet *inventory.Fleet) ([]pki.FoundLeaf, error) {
+// exportedClients returns the exported certificates that are not revoked, and what is.
+func exportedClients(fleet *inventory.Fleet) ([]pki.FoundLeaf, []records.Revocation, error) {
 	folder := records.Open(fleet.File(fleet.CA.Records))
 	list, err := folder.List()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	revoked, err := folder.Revoked("")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var found []pki.FoundLeaf
 	for _, c := range list {
-		if !slices.ContainsFunc(revoked, func(r records.Revocation) bool { return r.Serial == c.Leaf.Serial }) {
+		if !isRevoked(revoked, c.Leaf.Serial) {
 			found = append(found, pki.FoundLeaf{Where: filepath.Join(fleet.CA.Records, c.File), Leaf: c.Leaf})
 		}
 	}
-	return found, nil
+	return found, revoked, nil
 }
 
 // placeOf is what a rotation has to know of an instance.
-func placeOf(k rollout.Known, bound []*tasks.Bound) pki.RotationPlace {
+func placeOf(k rollout.Known, bound []*tasks.Bound, old *x509.Certificate) pki.RotationPlace {
 	p := pki.RotationPlace{Name: string(k.Instance.ID())}
 	if k.Err != nil {
 		p.Problem = k.Err.Error()
 		return p
 	}
-	owed := slices.ContainsFunc(k.Plan.Steps, func(s tasks.Step) bool {
-		return slices.ContainsFunc(s.Changes, func(c tasks.Change) bool {
-			switch c.Action.(type) {
-			case tasks.Reload, tasks.Restart:
-				return true
-			}
-			return false
-		})
-	})
 	for _, b := range bound {
 		if !b.Selected {
 			continue
@@ -433,14 +444,26 @@ func placeOf(k rollout.Known, bound []*tasks.Bound) pki.RotationPlace {
 		for _, f := range found {
 			switch {
 			case f.Trusted != nil:
-				p.Bundles = append(p.Bundles, pki.TrustedFile{Path: f.File, Certificates: f.Trusted, Loaded: !owed})
+				p.Bundles = append(p.Bundles, pki.TrustedFile{Path: f.File, Certificates: f.Trusted, Loaded: f.Loaded, Kept: true})
 			case f.Leaf != nil:
 				p.Leaves = append(p.Leaves, pki.FoundLeaf{Where: f.File, Leaf: *f.Leaf})
 			}
-			if f.Served != nil {
+			switch {
+			case f.NotServed != "" && p.Problem == "":
+				p.Problem = "what the server presents is not known: " + f.NotServed
+			case f.Served != nil:
 				p.Leaves = append(p.Leaves, pki.FoundLeaf{Where: "served", Leaf: *f.Served})
 			}
 		}
+	}
+	// A file that no ca_file task keeps counts as well, if the fleet's CA is in it.
+	file, trusted, loaded, err := k.State.TrustedByServer()
+	kept := slices.ContainsFunc(p.Bundles, func(f pki.TrustedFile) bool { return f.Path == file })
+	switch {
+	case err != nil && p.Problem == "":
+		p.Problem = err.Error()
+	case !kept && old != nil && slices.ContainsFunc(trusted, old.Equal):
+		p.Bundles = append(p.Bundles, pki.TrustedFile{Path: file, Certificates: trusted, Loaded: loaded})
 	}
 	return p
 }
@@ -462,22 +485,22 @@ func (v *caView) status(s *session) *caStatus {
 	}
 	switch v.Stage {
 	case pki.Settled:
-		x.Next = "phase 1 of the next rotation"
-		if v.due() {
-			x.Next = "what is due on the hosts"
+		x.Next = "phase 1 of a rotation"
+		if v.behind() {
+			x.Next = "the rest of phase 3"
 		}
 	case pki.Begun:
 		x.Next = "the rest of phase 1"
 	case pki.Introduced:
 		x.Next = "phase 2"
-		if v.due() && !v.ready() {
+		if v.behind() {
 			x.Next = "the rest of phase 1"
 		}
 	case pki.Promoted:
 		x.Next = "the rest of phase 2"
 	case pki.Switched:
 		x.Next = "phase 3"
-		if v.due() {
+		if v.behind() {
 			x.Next = "the rest of phase 2"
 		}
 	}
@@ -534,11 +557,7 @@ func (a *app) caStatus(ctx context.Context, asJSON bool) error {
 	return err
 }
 
-// certificateOf returns the CA of a bundle that signed a certificate, or nil.
-func certificateOf(bundle []*x509.Certificate, leaf pki.Leaf) *x509.Certificate {
-	i := slices.IndexFunc(bundle, leaf.IssuedBy)
-	if i < 0 {
-		return nil
-	}
-	return bundle[i]
+func fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
 }

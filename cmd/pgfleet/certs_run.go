@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/pgfleet/pgfleet/internal/journal"
 	"github.com/pgfleet/pgfleet/internal/rollout"
 	"github.com/pgfleet/pgfleet/inventory"
-	"github.com/pgfleet/pgfleet/tasks"
 )
 
 // A certsRun is an apply of the tasks about certificates alone. Its methods may be
@@ -20,13 +18,22 @@ type certsRun struct {
 	// a line for each write that it made, also with an error.
 	first func(ctx context.Context) (done []string, err error)
 	// find decides what else is to be known while planning; nil where nothing is.
-	find func(ctx context.Context, s *session, wanted []inventory.Instance) error
-	// only is nil for all tasks of the kinds.
-	only func(*tasks.Bound) bool
+	find  func(ctx context.Context, s *session, wanted []inventory.Instance) error
+	force bool     // certificates are due whatever they are like
+	names []string // of the certificates that are meant; all if there are none
+	kinds []string // of the tasks that are meant; certKinds if there are none
 }
 
 // certKinds are the kinds of tasks that the commands of certs plan.
 func certKinds() []string { return []string{"certificate", "ca_file", "crl_file"} }
+
+// meant returns the kinds of tasks that the run is about.
+func (c *certsRun) meant() []string {
+	if len(c.kinds) == 0 {
+		return certKinds()
+	}
+	return c.kinds
+}
 
 // changes reports whether the run changes something here, before it does on hosts.
 func (c *certsRun) changes() bool { return c != nil && c.first != nil }
@@ -44,9 +51,7 @@ func (c *certsRun) prepare(ctx context.Context, s *session, wanted []inventory.I
 	if s.fleet.CA == nil {
 		return &inputError{fmt.Errorf("%s has no table [ca]; pgfleet certs init makes a CA and writes it", s.fleet.Path)}
 	}
-	s.only = func(b *tasks.Bound) bool {
-		return slices.Contains(certKinds(), b.Kind) && (c.only == nil || c.only(b))
-	}
+	s.kinds, s.renew, s.only = c.meant(), c.force, c.named
 	if c.find != nil {
 		return c.find(ctx, s, wanted)
 	}

@@ -19,6 +19,7 @@ type certsDocument struct {
 	Rotation     *caStatus     `json:"rotation,omitempty"` // nil where the CA is not changing
 	Certificates []listedCert  `json:"certificates"`       // on hosts, and exported ones
 	CRLs         []listedCRL   `json:"crls"`
+	Files        []listedFile  `json:"files,omitempty"`    // that have to be written
 	Problems     []listProblem `json:"problems,omitempty"` // instances that could not be asked
 	Due          bool          `json:"due"`
 	now          time.Time
@@ -52,6 +53,8 @@ type listedCert struct {
 	Served  string `json:"served,omitempty"`
 	Revoked bool   `json:"revoked,omitempty"`
 	Due     string `json:"due,omitempty"` // why a new one is due
+
+	missing bool // there is none
 }
 
 type listedCRL struct {
@@ -63,8 +66,14 @@ type listedCRL struct {
 	Due string `json:"due,omitempty"`
 }
 
-type listProblem struct {
+type listedFile struct {
 	Instance inventory.InstanceID `json:"instance"`
+	File     string               `json:"file"`
+	Due      string               `json:"due"`
+}
+
+type listProblem struct {
+	Instance inventory.InstanceID `json:"instance,omitempty"` // none for what is here
 	Error    string               `json:"error"`
 }
 
@@ -137,8 +146,11 @@ func renderCerts(d certsDocument, st style) string {
 		rows = [][]string{{st.bold("WHERE"), st.bold("USAGE"), st.bold("SUBJECT"), st.bold("NAMES"), st.bold("ISSUER"), st.bold("LEFT"), st.bold(""), st.bold("SERVED")}}
 		for _, c := range d.Certificates {
 			left, bar := c.cells(d.now, c.Due, st)
-			if c.Revoked {
+			switch {
+			case c.Revoked:
 				left = st.red("revoked")
+			case c.missing:
+				left, bar = st.red("none"), ""
 			}
 			served := c.Served
 			if served == "no" {
@@ -149,8 +161,11 @@ func renderCerts(d certsDocument, st style) string {
 				where = c.File
 			}
 			rows = append(rows, []string{clean(where), c.Usage, clean(c.Subject), clean(strings.Join(c.Names, ", ")), clean(c.Issuer), left, bar, served})
-			if c.Due != "" {
-				due = append(due, fmt.Sprintf("%s: %s", clean(where), clean(c.Due)))
+			switch {
+			case c.Due != "" && c.Instance == "":
+				due = append(due, clean(c.Due))
+			case c.Due != "":
+				due = append(due, fmt.Sprintf("%s: %s: %s", clean(where), clean(c.File), clean(c.Due)))
 			}
 		}
 		parts = append(parts, columns(rows))
@@ -170,7 +185,14 @@ func renderCerts(d certsDocument, st style) string {
 
 	var last strings.Builder
 	for _, p := range d.Problems {
-		fmt.Fprintf(&last, "%s %s\n", st.red(string(p.Instance)+":"), clean(p.Error))
+		who := string(p.Instance)
+		if who == "" {
+			who = "the CA"
+		}
+		fmt.Fprintf(&last, "%s %s\n", st.red(who+":"), clean(p.Error))
+	}
+	for _, f := range d.Files {
+		due = append(due, fmt.Sprintf("%s: %s: %s", clean(string(f.Instance)), clean(f.File), clean(f.Due)))
 	}
 	for _, text := range due {
 		fmt.Fprintf(&last, "%s %s\n", st.yellow("due:"), text)
@@ -195,7 +217,7 @@ func (d certsDocument) endsFirst() string {
 		if c.Instance == "" {
 			where = "in " + c.File
 		}
-		if !c.Revoked {
+		if !c.Revoked && !c.missing {
 			see(fmt.Sprintf("the certificate of %s %s", c.Subject, where), c.lifetime)
 		}
 	}

@@ -132,7 +132,7 @@ func (x *applying) started(s *session, known []rollout.Known, d *secrets.Digeste
 		started.Command, started.Rotation = "rotate", x.rotating.journal()
 	}
 	if x.certs != nil {
-		started.Command, started.Kinds = x.certs.command, certKinds()
+		started.Command, started.Kinds = x.certs.command, x.certs.meant()
 	}
 	if x.earlier != nil {
 		started.Command, started.Resumes = x.earlier.command, x.earlier.of.ID

@@ -73,7 +73,7 @@ func (a *app) plan(ctx context.Context, out string, asJSON bool) error {
 		}
 		a.ui.Note("the plan is saved; carry it out with: pgfleet apply " + transport.Word(out))
 	}
-	for _, why := range s.dueRotations(ctx) {
+	for _, why := range append(s.dueRotations(ctx), s.dueCerts(ctx)...) {
 		a.ui.Note(clean(why))
 	}
 	return a.planned(known)

@@ -126,7 +126,7 @@ func (x *applying) goOn(ctx context.Context, file string, e *earlier) error {
 	}
 	x.earlier, x.rotating = e, resumed(r)
 	if len(r.Kinds) > 0 {
-		x.certs = &certsRun{command: r.Command}
+		x.certs = &certsRun{command: r.Command, kinds: r.Kinds}
 	}
 	if a.fleet = file; file == "" {
 		a.fleet = r.File

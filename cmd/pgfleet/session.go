@@ -30,9 +30,12 @@ type session struct {
 	undecided map[inventory.InstanceID]error
 	asked     bool // hosts were asked for their roles
 	beside    []rollout.Known
-	// only, if not nil, leaves tasks out of the plan, and replaced are files beside
-	// fleet.toml as they are going to be; see certs rotate-ca.
-	only     func(*tasks.Bound) bool
+	// kinds are those of the tasks that are meant, all if there are none; renew has
+	// certificates be due; only, if not nil, leaves more tasks out of the plan; replaced
+	// are files beside fleet.toml as they are going to be. See certsRun.
+	kinds    []string
+	renew    bool
+	only     func(map[inventory.InstanceID][]*tasks.Bound) error
 	replaced map[string][]byte
 }
 
@@ -198,14 +201,18 @@ func hostNames(instances []inventory.Instance) []string {
 // and finds out what is due on those that are wanted. Nobody is dialled before
 // tasks and secrets are well.
 func (s *session) plan(ctx context.Context, all, wanted []inventory.Instance, tags []string) ([]rollout.Known, map[inventory.InstanceID][]*tasks.Bound, error) {
-	options := tasks.Options{Tags: tags, Local: s.local, CheckSecret: s.secrets.Check}
+	options := tasks.Options{Tags: tags, Kinds: s.kinds, Renew: s.renew, Local: s.local, CheckSecret: s.secrets.Check}
 	bound, errs := tasks.Expand(s.fleet, all, options)
 	_, more := tasks.NewRotations(s.fleet, s.fleet.Instances(), nil, tasks.Asked{}, options)
 	errs = append(errs, more...).Sorted()
 	if len(errs) > 0 {
 		return nil, nil, &inputError{errs.Err()}
 	}
-	s.leaveOut(bound)
+	if s.only != nil {
+		if err := s.only(bound); err != nil {
+			return nil, nil, err
+		}
+	}
 	var refs []secrets.Ref
 	for _, in := range wanted {
 		for _, b := range bound[in.ID()] {
@@ -224,23 +231,11 @@ func (s *session) plan(ctx context.Context, all, wanted []inventory.Instance, ta
 		return nil, nil, errInterrupted
 	}
 	for _, k := range known {
-		if k.Plan != nil && (len(tags) > 0 || s.only != nil) {
+		if k.Plan != nil && (len(tags) > 0 || len(s.kinds) > 0) {
 			k.Plan.Orphans = nil // the tasks that were left out may declare them
 		}
 	}
 	return known, bound, nil
-}
-
-// leaveOut takes the tasks that are not asked for out of the plan.
-func (s *session) leaveOut(bound map[inventory.InstanceID][]*tasks.Bound) {
-	if s.only == nil {
-		return
-	}
-	for _, list := range bound {
-		for _, b := range list {
-			b.Selected = b.Selected && s.only(b)
-		}
-	}
 }
 
 // local reads files beside fleet.toml.

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -99,7 +100,7 @@ func FindRotation(bundle []*x509.Certificate, keys CAKeys) (Rotation, error) {
 // Made returns when a CA was made: the beginning of its validity without the time that
 // it was backdated by.
 func Made(ca *x509.Certificate) time.Time {
-	return ca.NotBefore.Add(min(Backdate, ca.NotAfter.Sub(ca.NotBefore)/10))
+	return ca.NotBefore.Add(backdate(ca.NotAfter.Sub(ca.NotBefore)))
 }
 
 // KeyOf returns the SHA-256 of a certificate's SubjectPublicKeyInfo, see
@@ -119,8 +120,8 @@ func PublicKeyOf(keyPEM secrets.Secret) (string, error) {
 	return hexSHA256(spki), nil
 }
 
-// IssuedBy reports whether the CA signed the certificate.
-func (l Leaf) IssuedBy(ca *x509.Certificate) bool { return l.cert.CheckSignatureFrom(ca) == nil }
+// SignedBy reports whether the CA signed the certificate.
+func (l Leaf) SignedBy(ca *x509.Certificate) bool { return l.cert.CheckSignatureFrom(ca) == nil }
 
 // NewKey makes a key for a CA (ECDSA P-256), in PKCS #8 form as PEM.
 func NewKey() (secrets.Secret, error) {
@@ -148,7 +149,7 @@ func Successor(bundle []*x509.Certificate, keyPEM secrets.Secret, now time.Time)
 	lifetime := old.NotAfter.Sub(old.NotBefore)
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: nextName(bundle, now)},
-		NotBefore:             now.Add(-min(Backdate, lifetime/10)),
+		NotBefore:             now.Add(-backdate(lifetime)),
 		NotAfter:              now.Add(lifetime),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
@@ -222,6 +223,8 @@ type TrustedFile struct {
 	Certificates []*x509.Certificate
 	// Loaded is false for a file that the server has not read since it was written.
 	Loaded bool
+	// Kept is false for a file that holds what somebody else has put there.
+	Kept bool
 }
 
 // A FoundLeaf is a certificate that is in use somewhere.
@@ -271,9 +274,37 @@ func (r Rotation) Awaits(places []RotationPlace, exported []FoundLeaf, now time.
 func (r Rotation) stillOld(prefix string, leaves []FoundLeaf, now time.Time) []string {
 	var why []string
 	for _, l := range leaves {
-		if l.Leaf.Left(now) > 0 && l.Leaf.IssuedBy(r.Old) {
+		if l.Leaf.Left(now) > 0 && l.Leaf.SignedBy(r.Old) {
 			why = append(why, fmt.Sprintf("%s%s: %s is of %s, until %s", prefix, l.Where, l.Leaf.CommonName, r.Old.Subject.CommonName, date(l.Leaf.NotAfter)))
 		}
 	}
 	return why
 }
+
+// UnderWay says that a rotation has not ended, and what it waits for as far as that can
+// be told without the hosts; "" when there is none.
+func (r Rotation) UnderWay(now time.Time, overlap time.Duration) string {
+	if r.Stage == Settled {
+		return ""
+	}
+	name := r.Old.Subject.CommonName
+	if r.New != nil {
+		name += " to " + r.New.Subject.CommonName
+	}
+	text := map[RotationStage]string{
+		Begun:      "the new CA is not in the file yet",
+		Introduced: "the new CA is trusted, and signs nothing",
+		Promoted:   "the new CA's key is in place, and the old one signs still",
+		Switched:   "the new CA signs, and the old one is trusted still",
+	}[r.Stage]
+	if r.Stage == Introduced {
+		if left := Made(r.New).Add(overlap).Sub(now); left > 0 {
+			text += fmt.Sprintf("; clients have %s more to fetch the file", span(left))
+		}
+	}
+	return fmt.Sprintf("the CA is being changed from %s: %s; pgfleet certs rotate-ca goes on", name, text)
+}
+
+// IssuerName is the common name of who signed the certificate, or its whole name where
+// it has none.
+func (l Leaf) IssuerName() string { return cmp.Or(l.cert.Issuer.CommonName, l.Issuer) }

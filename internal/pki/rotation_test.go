@@ -115,7 +115,7 @@ func TestAwaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	x = unconstrained.Certificate()
-	both := TrustedFile{"root.crt", []*x509.Certificate{x, y}, true}
+	both := TrustedFile{"root.crt", []*x509.Certificate{x, y}, true, true}
 	oldLeaf := FoundLeaf{"server.pem", leaf(unconstrained, "db1")}
 	has := func(what string, why []string, wanted ...string) {
 		t.Helper()
@@ -136,8 +136,8 @@ func TestAwaits(t *testing.T) {
 	has("after the overlap", r.Awaits(ready, nil, now.Add(time.Hour), time.Hour, false))
 	has("not everywhere", r.Awaits([]RotationPlace{
 		{Name: "db1", Problem: "no route to host"},
-		{Name: "db2", Bundles: []TrustedFile{{"root.crt", []*x509.Certificate{x}, true}}},
-		{Name: "db3", Bundles: []TrustedFile{{"root.crt", []*x509.Certificate{x, y}, false}}},
+		{Name: "db2", Bundles: []TrustedFile{{"root.crt", []*x509.Certificate{x}, true, true}}},
+		{Name: "db3", Bundles: []TrustedFile{{"root.crt", []*x509.Certificate{x, y}, false, true}}},
 	}, nil, now, 0, true), "db1: what it trusts", "db2: root.crt does not hold", "db3: the server has not read")
 	r.Stage = Switched
 	exported := []FoundLeaf{{"certs/app.pem", leaf(unconstrained, "app")}}
