@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pgfleet/pgfleet/internal/pki"
 	"github.com/pgfleet/pgfleet/internal/secrets"
@@ -42,4 +43,24 @@ func (r *Run) authority(ctx context.Context, certPEM []byte, ref secrets.Ref) (*
 		}
 	}
 	return nil, err
+}
+
+// revocationLists signs the lists of an action, and returns the file's content.
+func (r *Run) revocationLists(ctx context.Context, a tasks.WriteRevocationLists) ([]byte, error) {
+	var text []byte
+	for _, l := range a.Lists {
+		ca, err := r.authority(ctx, l.CA, l.Key)
+		if errors.Is(err, pki.ErrOtherKey) {
+			return nil, fmt.Errorf("a revocation list of %s cannot be signed, and without one every client certificate of it would be refused: %s holds no key of it; take its certificate out of ca.pem, or name a file with its list in with", l.Name, l.Key)
+		}
+		if err != nil {
+			return nil, err
+		}
+		list, err := ca.RevocationList(l.Revoked, time.Now(), a.Lifetime)
+		if err != nil {
+			return nil, err
+		}
+		text = append(text, list...)
+	}
+	return append(text, a.With...), nil
 }
