@@ -184,7 +184,9 @@ func TestJudged(t *testing.T) {
 		name, want string
 		answer     func(t *testing.T) string
 	}{
-		{"another key", "for another key", func(t *testing.T) string { return encode(sign(t, leaf(), a.issuing, newKey(t).Public(), a.key), a.issuing) }},
+		{"another key", "for another key", func(t *testing.T) string {
+			return encode(sign(t, leaf(), a.issuing, newKey(t).Public(), a.key), a.issuing)
+		}},
 		{"another name", "the name evil.example is not declared", edited(func(c *x509.Certificate) { c.DNSNames = append(c.DNSNames, "evil.example") })},
 		{"a wildcard", "the name *.example is not declared", edited(func(c *x509.Certificate) { c.DNSNames = append(c.DNSNames, "*.example") })},
 		{"another address", "the address 192.0.2.2 is not declared", edited(func(c *x509.Certificate) { c.IPAddresses = append(c.IPAddresses, net.ParseIP("192.0.2.2")) })},
