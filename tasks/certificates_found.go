@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/internal/pki"
@@ -27,16 +28,9 @@ type FoundCertificate struct {
 	// Loaded reports whether the server has read the file since it was written.
 	Loaded bool
 
-	Lists []FoundList
+	Lists []pki.CRL
 	// Due says why the task has something to do.
 	Due []string
-}
-
-// A FoundList is a revocation list in a file.
-type FoundList struct {
-	List *x509.RevocationList
-	// Issuer is the CA of [ca] that made it; nil where that is none of them.
-	Issuer *x509.Certificate
 }
 
 // FoundCertificates returns what was found of the task, which is of a kind about
@@ -87,6 +81,41 @@ func (t *Certificate) found(s *State) (FoundCertificate, error) {
 		f.Served = &leaf
 	}
 	return f, nil
+}
+
+func (t *CAFile) found(s *State) (FoundCertificate, error) {
+	f := FoundCertificate{File: s.inConfDir(t.File.Value)}
+	info, err := s.File(f.File)
+	if err != nil {
+		return f, err
+	}
+	switch {
+	case !info.Exists:
+		f.Due = []string{"there is none"}
+	case string(info.Content) != string(t.ca.BundlePEM):
+		f.Due = []string{"it is not what " + t.fleet.CA.Certificate.Value + " holds"}
+	}
+	// What cannot be read as certificates trusts nobody.
+	f.Trusted, _ = pki.ParseBundle(info.Content)
+	// Where the server does not use it there is nothing that it would have to read.
+	f.Loaded = s.loaded(info) || info.Exists && !s.named(f.File, "ssl_ca_file")
+	return f, nil
+}
+
+func (t *CRLFile) found(s *State) (FoundCertificate, error) {
+	f := FoundCertificate{File: s.inConfDir(t.File.Value)}
+	info, err := s.File(f.File)
+	if err != nil {
+		return f, err
+	}
+	f.Lists, _ = pki.InspectCRL(info.Content) // none, where it holds something else
+	out, err := t.Plan(s.instance, s)
+	for _, c := range out.Changes {
+		if strings.HasPrefix(c.Key, "crl:") {
+			f.Due = append(f.Due, c.Intent)
+		}
+	}
+	return f, err
 }
 
 // loaded reports whether the server has read a file since it was written.

@@ -137,8 +137,7 @@ func (d *certsDocument) addFound(id inventory.InstanceID, f tasks.FoundCertifica
 		d.Certificates = append(d.Certificates, listedCert{Instance: id, File: f.File, Usage: f.Usage.String(), Names: []string{}, Due: due, missing: true})
 	}
 	for i, l := range f.Lists {
-		c := listedCRL{Instance: id, File: f.File, Issuer: l.List.Issuer.CommonName, Revoked: len(l.List.RevokedCertificateEntries)}
-		c.lifetime = lifetime{l.List.ThisUpdate.UTC(), l.List.NextUpdate.UTC()}
+		c := listedCRL{Instance: id, File: f.File, Issuer: l.Issuer, Revoked: len(l.Revoked), lifetime: lifetime{l.ThisUpdate, l.NextUpdate}}
 		if i == 0 {
 			c.Due = due
 		}

@@ -120,9 +120,6 @@ func PublicKeyOf(keyPEM secrets.Secret) (string, error) {
 	return hexSHA256(spki), nil
 }
 
-// SignedBy reports whether the CA signed the certificate.
-func (l Leaf) SignedBy(ca *x509.Certificate) bool { return l.cert.CheckSignatureFrom(ca) == nil }
-
 // NewKey makes a key for a CA (ECDSA P-256), in PKCS #8 form as PEM.
 func NewKey() (secrets.Secret, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
