@@ -136,6 +136,11 @@ func (x *applying) apply(ctx context.Context) error {
 		err = x.report(s.fleet, known, results, early)
 	}
 	x.nameRun(err != nil)
+	if x.rotating == nil {
+		for _, why := range s.dueCerts(ctx) {
+			x.app.ui.Note(clean(why))
+		}
+	}
 	if lost != nil {
 		x.app.ui.Error(lost)
 		return errHostFailed

@@ -28,9 +28,21 @@ type heldCA struct {
 	versions         []secrets.Version
 }
 
-// holdCA reads the fleet's CA. A program that signs has no key here; without one only
-// the certificates are read.
+// holdCA reads the fleet's CA: its certificates, and the versions of its key where there
+// is one here.
 func (s *session) holdCA(ctx context.Context) (*heldCA, error) {
+	h, err := s.readCA()
+	if err != nil || h.ref == (secrets.Ref{}) {
+		return h, err
+	}
+	if err := h.readKeys(ctx, s); err != nil {
+		return nil, fmt.Errorf("the CA's key: %w", err)
+	}
+	return h, nil
+}
+
+// readCA reads the certificates alone, and no store.
+func (s *session) readCA() (*heldCA, error) {
 	h := &heldCA{}
 	name := s.fleet.CA.Certificate.Value
 	var err error
@@ -45,9 +57,6 @@ func (s *session) holdCA(ctx context.Context) (*heldCA, error) {
 	}
 	if h.ref, err = secrets.ParseRef(s.fleet.CA.Key.Value); err != nil {
 		return nil, &inputError{fmt.Errorf("%s: key: %w", s.fleet.CA.Key.Pos(), err)}
-	}
-	if err := h.readKeys(ctx, s); err != nil {
-		return nil, fmt.Errorf("the CA's key: %w", err)
 	}
 	return h, nil
 }

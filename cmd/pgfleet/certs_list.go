@@ -224,9 +224,9 @@ func (s *session) dueCerts(ctx context.Context) []string {
 	}
 	var said []string
 	now := time.Now()
-	held, err := s.holdCA(ctx)
+	held, err := s.readCA()
 	if err != nil {
-		return []string{"how far a rotation of the CA is, is not known: " + err.Error()}
+		return nil // it was reported
 	}
 	for i, c := range held.bundle {
 		if why := dueCA(c, i == 0, now); why != "" {
@@ -242,8 +242,13 @@ func (s *session) dueCerts(ctx context.Context) []string {
 			said = append(said, c.Due)
 		}
 	}
-	if byHand(s.fleet.CA) != nil {
+	// Plans that need no key ask nobody for it. Of a rotation that has come no farther
+	// than the store nothing is seen here.
+	if byHand(s.fleet.CA) != nil || len(held.bundle) == 1 {
 		return said
+	}
+	if err := held.readKeys(ctx, s); err != nil {
+		return append(said, "how far a rotation of the CA is, is not known: "+err.Error())
 	}
 	r, err := pki.FindRotation(held.bundle, held.keys)
 	if err != nil {
