@@ -52,6 +52,25 @@ type IssueCertificate struct {
 	Issuer     Issuer
 }
 
+// WriteRevocationLists signs a revocation list for each of some CAs, and replaces
+// the file that holds them.
+type WriteRevocationLists struct {
+	Path         string
+	Owner, Group string
+	Mode         fs.FileMode
+	Lists        []RevocationList
+	Lifetime     time.Duration
+	With         []byte // PEM: lists of other CAs, which follow
+}
+
+// A RevocationList is what the list of a CA is to hold.
+type RevocationList struct {
+	CA      []byte // PEM: its certificate and those above it
+	Name    string
+	Key     secrets.Ref
+	Revoked []pki.Revocation
+}
+
 // SetPackages installs or removes packages by the host's package manager.
 type SetPackages struct {
 	Manager string // "apt" or "dnf"
@@ -195,24 +214,25 @@ type Ask struct {
 	Timeout  time.Duration
 }
 
-func (WriteFile) action()        {}
-func (RemoveFile) action()       {}
-func (RemoveStaging) action()    {}
-func (IssueCertificate) action() {}
-func (SetPackages) action()      {}
-func (Reload) action()           {}
-func (Restart) action()          {}
-func (DaemonReload) action()     {}
-func (SetUnit) action()          {}
-func (RunCommand) action()       {}
-func (RunScript) action()        {}
-func (Execute) action()          {}
-func (Replan) action()           {}
-func (Replicated) action()       {}
-func (ProveLog) action()         {}
-func (Login) action()            {}
-func (Port) action()             {}
-func (Ask) action()              {}
+func (WriteFile) action()            {}
+func (RemoveFile) action()           {}
+func (RemoveStaging) action()        {}
+func (IssueCertificate) action()     {}
+func (SetPackages) action()          {}
+func (WriteRevocationLists) action() {}
+func (Reload) action()               {}
+func (Restart) action()              {}
+func (DaemonReload) action()         {}
+func (SetUnit) action()              {}
+func (RunCommand) action()           {}
+func (RunScript) action()            {}
+func (Execute) action()              {}
+func (Replan) action()               {}
+func (Replicated) action()           {}
+func (ProveLog) action()             {}
+func (Login) action()                {}
+func (Port) action()                 {}
+func (Ask) action()                  {}
 
 // Writes reports whether carrying the action out is a change: what verifies is
 // none, and what runs always, whatever it does, is not counted as one.

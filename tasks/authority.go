@@ -1,12 +1,15 @@
 package tasks
 
 import (
-	"bytes"
 	"crypto/x509"
-	"encoding/pem"
+	"errors"
+	"io/fs"
+	"path"
+	"slices"
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/pki"
+	"github.com/pgfleet/pgfleet/internal/pki/records"
 	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/inventory"
 )
@@ -18,7 +21,9 @@ type Authority struct {
 	Bundle    []*x509.Certificate // what is trusted: those of [ca].certificate, in its order
 	BundlePEM []byte              // that file, as it is
 	Issuer    Issuer
-	Signing   *x509.Certificate // whose key signs; nil where a program does
+	Signing   *x509.Certificate    // whose key signs; nil where a program does
+	Chain     []*x509.Certificate  // those of [ca].intermediate, in its order
+	Revoked   []records.Revocation // all that revoked.toml says
 }
 
 // An Issuer says how the fleet's CA has a request signed.
@@ -48,12 +53,13 @@ func LoadAuthority(fleet *inventory.Fleet, local Local) (*Authority, inventory.E
 	if ca.Intermediate.Value != "" {
 		text, chain := loadCertificates("intermediate", ca.Intermediate, local, "", &errs)
 		if len(chain) > 0 && len(a.Bundle) > 0 {
-			a.Signing, a.Issuer.Chain = chain[0], text
+			a.Signing, a.Chain, a.Issuer.Chain = chain[0], chain, text
 			if err := pki.CheckChain(chain, a.Bundle); err != nil {
 				errs.Add(ca.Intermediate.Pos(), "intermediate: %s: %v", ca.Intermediate.Value, err)
 			}
 		}
 	}
+	a.Revoked = loadRevoked(fleet, local, &errs)
 	if ca.Key.Value != "" {
 		var err error
 		if a.Issuer.Key, err = secrets.ParseRef(ca.Key.Value); err != nil {
@@ -81,19 +87,63 @@ func loadCertificates(key string, file inventory.Positioned[string], local Local
 	return text, certs
 }
 
-// same reports whether two PEM texts hold the same certificates in the same order.
-func samePEM(a, b []byte) bool {
-	for {
-		x, restA := pem.Decode(a)
-		y, restB := pem.Decode(b)
-		if x == nil || y == nil {
-			return x == nil && y == nil
-		}
-		if x.Type != y.Type || !bytes.Equal(x.Bytes, y.Bytes) {
-			return false
-		}
-		a, b = restA, restB
+// loadRevoked reads what is revoked; nothing where there is no such file.
+func loadRevoked(fleet *inventory.Fleet, local Local, errs *inventory.Errors) []records.Revocation {
+	name := path.Join(fleet.CA.Records, records.RevokedFile)
+	text, err := local(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
+	if err != nil {
+		errs.Add(fleet.CA.Certificate.Pos(), "records: %v", err)
+		return nil
+	}
+	list, err := records.ParseRevoked(fleet.File(name), text)
+	if err != nil {
+		*errs = append(*errs, asErrors(fleet.CA.Certificate.Pos(), err)...)
+	}
+	return list
+}
+
+// CAs returns the certificates of all CAs whose signatures count, each once: those
+// that are trusted, and the intermediates.
+func (a *Authority) CAs() []*x509.Certificate {
+	all := slices.Clone(a.Bundle)
+	for _, c := range a.Chain {
+		if !slices.ContainsFunc(all, c.Equal) {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// IsRevoked reports whether revoked.toml has a certificate.
+func (a *Authority) IsRevoked(l pki.Leaf) bool {
+	signers := slices.DeleteFunc(append(a.CAs(), l.After()...), func(c *x509.Certificate) bool { return !l.SignedBy(c) })
+	return slices.ContainsFunc(a.Revoked, func(r records.Revocation) bool {
+		return r.Serial == l.Serial && slices.ContainsFunc(signers, func(c *x509.Certificate) bool { return r.Issuer == records.Issuer(c) })
+	})
+}
+
+// RevokedOf returns what is revoked of a CA's certificates, for its list.
+func (a *Authority) RevokedOf(ca *x509.Certificate) []pki.Revocation {
+	var list []pki.Revocation
+	issuer := records.Issuer(ca)
+	for _, r := range a.Revoked {
+		if r.Issuer == issuer {
+			list = append(list, pki.Revocation{Serial: r.Number(), At: r.At, Reason: r.ReasonCode()})
+		}
+	}
+	return list
+}
+
+// roots are what a chain in a file has to lead to; nil where the certificate that
+// signs is a root itself.
+func (a *Authority) roots() []*x509.Certificate {
+	if a.Signing != nil && len(a.Chain) == 0 {
+		return nil
+	}
+	return a.Bundle
 }
 
 // needsCA is what to say of a task that needs [ca] where there is none.

@@ -1,7 +1,9 @@
 package tasks
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"net/netip"
@@ -32,6 +34,8 @@ type Certificate struct {
 	lifetime  time.Duration
 	names     []string
 	addresses []netip.Addr
+	renew     bool   // the one that is found first is due, whatever it is like
+	first     string // its fingerprint, with renew; empty before it was looked for
 }
 
 // Check finds bad names, and keys that do not go together.
@@ -122,12 +126,7 @@ func (t *Certificate) commonName() string {
 	return t.names[0]
 }
 
-func (t *Certificate) path(s *State) string {
-	if path.IsAbs(t.File.Value) {
-		return t.File.Value
-	}
-	return path.Join(s.paths().confDir, t.File.Value)
-}
+func (t *Certificate) path(s *State) string { return s.inConfDir(t.File.Value) }
 
 // Reads asks for the file without its key, and for what is served.
 func (t *Certificate) Reads(in inventory.Instance, s *State) []facts.Read {
@@ -232,12 +231,21 @@ func (t *Certificate) due(s *State, info facts.CertificateFileInfo) []string {
 		return []string{"the file holds no key"}
 	}
 	var reasons []string
-	want := pki.Want{DNSNames: t.names, IPs: t.addresses, Usage: t.usage(), CommonName: t.commonName(), CA: t.ca.Signing, Now: s.Clock()}
+	want := pki.Want{DNSNames: t.names, IPs: t.addresses, Usage: t.usage(), CommonName: t.commonName(), CA: t.ca.Signing, Roots: t.ca.roots(), Now: s.Clock()}
 	if block, _ := pem.Decode(info.PublicKey); block != nil {
 		want.PublicKeySHA256 = fmt.Sprintf("%x", sha256.Sum256(block.Bytes))
 	}
 	for _, r := range pki.Judge(leaf, want) {
 		reasons = append(reasons, r.Text)
+	}
+	if t.ca.IsRevoked(leaf) {
+		reasons = append(reasons, "it is revoked")
+	}
+	if t.renew && t.first == "" {
+		t.first = leaf.Fingerprint
+	}
+	if t.renew && t.first == leaf.Fingerprint {
+		reasons = append(reasons, "its renewal was asked for")
 	}
 	if info.File.Owner != t.owner() || info.File.Mode.Perm()&0o177 != 0 {
 		who := "the server"
@@ -280,6 +288,45 @@ func (s *State) servedDiffers() string {
 		return ""
 	}
 	return "the server presents another certificate than " + file
+}
+
+// clientCAsDiffer says that the server asks clients for certificates of other CAs than
+// those in its ssl_ca_file, by their names; "" where it does not, or it cannot be
+// known.
+func (s *State) clientCAsDiffer() string {
+	v := s.configuration().value("ssl_ca_file")
+	if v == "" || !s.tlsRuns() {
+		return ""
+	}
+	if running, ok := s.Running("ssl_ca_file"); !ok || running != v {
+		return "" // the reload that it asks for is named already
+	}
+	file := s.inDataDir(v)
+	if _, will := s.files[file]; will {
+		return ""
+	}
+	info, _, err := s.CertificateFile(file)
+	served, servedErr := ask[facts.Served](s, servedRead(s.instance))
+	if err != nil || servedErr != nil || !served.TLS || len(served.Chain) == 0 {
+		return ""
+	}
+	onDisk, err := pki.Inspect(info.Certificates)
+	if err != nil {
+		return ""
+	}
+	var names [][]byte
+	for _, c := range append([]*x509.Certificate{onDisk.Certificate()}, onDisk.After()...) {
+		names = append(names, c.RawSubject)
+	}
+	lacks := func(a, b [][]byte) bool {
+		return slices.ContainsFunc(a, func(x []byte) bool {
+			return !slices.ContainsFunc(b, func(y []byte) bool { return bytes.Equal(x, y) })
+		})
+	}
+	if lacks(names, served.ClientCAs) || lacks(served.ClientCAs, names) {
+		return "the server asks clients for certificates of other CAs than those in " + file
+	}
+	return ""
 }
 
 func text(addrs []netip.Addr) []string {

@@ -309,11 +309,31 @@ func (s *State) configurationChanged() (time.Time, string) {
 	paths := append([]string{p.hba, p.ident}, s.configuration().files...)
 	var newest time.Time
 	var which string
-	for _, f := range paths {
-		info, err := s.File(f)
+	consider := func(info facts.FileInfo, f string, err error) {
 		if err == nil && info.Exists && info.Changed.After(newest) {
 			newest, which = info.Changed, f
 		}
+	}
+	for _, f := range paths {
+		info, err := s.File(f)
+		consider(info, f, err)
+	}
+	if !s.tlsRuns() {
+		return newest, which
+	}
+	// A reload reads these as well, and no view shows whether it has.
+	for _, name := range []string{"ssl_ca_file", "ssl_crl_file"} {
+		v := s.configuration().value(name)
+		if v == "" {
+			continue
+		}
+		f := s.inDataDir(v)
+		if info, ok := s.files[f]; ok {
+			consider(info, f, nil)
+			continue
+		}
+		info, _, err := s.CertificateFile(f)
+		consider(info.File, f, err)
 	}
 	return newest, which
 }
@@ -337,6 +357,9 @@ func (s *State) reloadOwed() []string {
 		why = append(why, path.Base(file)+" is newer than what the server has loaded")
 	}
 	if w := s.servedDiffers(); w != "" {
+		why = append(why, w)
+	}
+	if w := s.clientCAsDiffer(); w != "" {
 		why = append(why, w)
 	}
 	return why

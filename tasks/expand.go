@@ -31,7 +31,11 @@ type Bound struct {
 // Options says which tasks are wanted and where files are read.
 type Options struct {
 	Tags  []string // only tasks with one of these tags; all when empty
+	Kinds []string // only tasks of these kinds; all when empty
+	Names []string // only tasks with these names in fleet.toml; all when empty
 	Local Local
+	// Renew makes every certificate due that is there when it is first planned.
+	Renew bool
 	// CheckSecret, if not nil, returns an error for a reference that cannot be
 	// resolved whatever is stored, as of a store that the fleet does not have.
 	CheckSecret func(secrets.Ref) error
@@ -59,7 +63,8 @@ func Expand(fleet *inventory.Fleet, instances []inventory.Instance, o Options) (
 				raw.On, raw.Limit, orPrimary(raw.On))
 			continue
 		}
-		selected := len(o.Tags) == 0 || slices.ContainsFunc(raw.Tags, func(t string) bool { return slices.Contains(o.Tags, t) })
+		selected := (len(o.Tags) == 0 || slices.ContainsFunc(raw.Tags, func(t string) bool { return slices.Contains(o.Tags, t) })) &&
+			(len(o.Kinds) == 0 || slices.Contains(o.Kinds, raw.Kind)) && (len(o.Names) == 0 || slices.Contains(o.Names, raw.Name))
 		for _, in := range instances {
 			bound, taskErrs := expand(fleet, raw, in, o)
 			errs = append(errs, taskErrs...)
@@ -146,6 +151,9 @@ func bind(fleet *inventory.Fleet, raw *inventory.Task, in inventory.Instance, da
 	}
 	c := commonOf(task)
 	c.Name, c.node, c.fleet, c.ca, c.here = name, node, fleet, o.ca, raw.On == "operator"
+	if t, ok := task.(*Certificate); ok {
+		t.renew = o.Renew
+	}
 	if _, ok := task.(runsHere); c.here && !ok {
 		return nil, inventory.Errors{{Pos: raw.Pos, Msg: fmt.Sprintf("on = \"operator\" is for tasks of kind command and verify, not %s", raw.Kind)}}
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/facts"
+	"github.com/pgfleet/pgfleet/internal/pki"
 	"github.com/pgfleet/pgfleet/internal/secrets"
 )
 
@@ -39,9 +40,14 @@ func (s *State) Foresee(c Change) *State {
 	case RemoveFile:
 		n.files = with(s.files, a.Path, facts.FileInfo{Path: a.Path, Changed: foreseen})
 		n.activated = false
+	case WriteRevocationLists:
+		n.files = with(s.files, a.Path, facts.FileInfo{
+			Path: a.Path, Resolved: a.Path, Exists: true, Regular: true, Owner: a.Owner, Group: a.Group, Mode: a.Mode, Changed: foreseen,
+		})
+		n.activated = false
 	case IssueCertificate:
 		n.certs = with(s.certs, a.Path, issued{a})
-		n.activated = false
+		n.activated = s.activated && a.Usage == pki.Client
 	case SetPackages:
 		for _, p := range a.Install {
 			n.packages = with(n.packages, p, true)

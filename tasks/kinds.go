@@ -14,6 +14,8 @@ func kinds() map[string]func() Task {
 		"ident":              func() Task { return new(Ident) },
 		"file":               func() Task { return new(File) },
 		"certificate":        func() Task { return new(Certificate) },
+		"ca_file":            func() Task { return new(CAFile) },
+		"crl_file":           func() Task { return new(CRLFile) },
 		"package":            func() Task { return new(Package) },
 		"service":            func() Task { return new(Service) },
 		"command":            func() Task { return new(Command) },

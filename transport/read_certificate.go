@@ -92,6 +92,10 @@ func (h *host) present(ctx context.Context, r facts.Certificate) (facts.Served, 
 			found.Chain = raw
 			return nil
 		},
+		GetClientCertificate: func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			found.ClientCAs = asked.AcceptableCAs
+			return new(tls.Certificate), nil // none
+		},
 	})
 	if err := t.HandshakeContext(ctx); err != nil && found.Chain == nil {
 		found.Problem = "TLS handshake: " + quiet(err)

@@ -137,7 +137,7 @@ func kindOf(c tasks.Change) string {
 	switch a := c.Action.(type) {
 	case tasks.Restart:
 		return "restart"
-	case tasks.WriteFile, tasks.IssueCertificate, tasks.SetPackages:
+	case tasks.WriteFile, tasks.IssueCertificate, tasks.WriteRevocationLists, tasks.SetPackages:
 		if c.Before == tasks.Absent {
 			return "create"
 		}

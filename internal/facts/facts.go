@@ -151,7 +151,10 @@ type Served struct {
 	Reached bool     // some address accepted a TCP connection
 	TLS     bool     // it agreed to TLS
 	Chain   [][]byte // DER, leaf first
-	Problem string   // why there is no chain
+	// ClientCAs are the names of the CAs whose certificates it asks clients for, in
+	// DER: the subjects of its ssl_ca_file. None where it asks for no certificate.
+	ClientCAs [][]byte
+	Problem   string // why there is no chain
 }
 
 // CertificateFile asks for the certificates in a PEM file that may hold a

@@ -32,17 +32,44 @@ type Leaf struct {
 	Fingerprint     string  // SHA-256 of the certificate, hexadecimal, lower case
 	PublicKeySHA256 string  // SHA-256 of the SubjectPublicKeyInfo, as `openssl pkey -pubout -outform DER | sha256sum` says it
 
-	cert *x509.Certificate
+	cert  *x509.Certificate
+	after []*x509.Certificate // those that follow it in the file
 }
+
+// SignedBy reports whether the certificate was signed by a CA.
+func (l Leaf) SignedBy(ca *x509.Certificate) bool { return l.cert.CheckSignatureFrom(ca) == nil }
+
+// Certificate returns the certificate, which must not be changed.
+func (l Leaf) Certificate() *x509.Certificate { return l.cert }
+
+// After returns the certificates that follow in the file, such as intermediates.
+func (l Leaf) After() []*x509.Certificate { return l.after }
 
 // Inspect returns the facts of the first certificate in a PEM file, which may hold
 // a key and further certificates too.
 func Inspect(pemBytes []byte) (Leaf, error) {
-	cert, err := parseCertificate(pemBytes)
-	if err != nil {
-		return Leaf{}, fmt.Errorf("certificate: %w", err)
+	var certs []*x509.Certificate
+	for {
+		var block *pem.Block
+		block, pemBytes = pem.Decode(pemBytes)
+		if block == nil {
+			break
+		}
+		if block.Type != blockCertificate {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return Leaf{}, fmt.Errorf("certificate: %w", err)
+		}
+		certs = append(certs, cert)
 	}
-	return inspect(cert), nil
+	if len(certs) == 0 {
+		return Leaf{}, errors.New("certificate: there is no PEM block of the type CERTIFICATE")
+	}
+	l := inspect(certs[0])
+	l.after = certs[1:]
+	return l, nil
 }
 
 // InspectDER is [Inspect] for a certificate as a server presents it.
@@ -107,29 +134,19 @@ func keyType(key any) string {
 	return fmt.Sprintf("%T", key)
 }
 
-// parseCertificate returns the first certificate in PEM text.
-func parseCertificate(pemBytes []byte) (*x509.Certificate, error) {
-	for {
-		var block *pem.Block
-		block, pemBytes = pem.Decode(pemBytes)
-		if block == nil {
-			return nil, errors.New("there is no PEM block of the type CERTIFICATE")
-		}
-		if block.Type == blockCertificate {
-			return x509.ParseCertificate(block.Bytes)
-		}
-	}
-}
-
 // A Want is what a certificate should be.
 type Want struct {
 	DNSNames        []string
 	IPs             []netip.Addr
 	Usage           Usage
 	CommonName      string            // not looked at if empty
-	CA              *x509.Certificate // who should have signed it
+	CA              *x509.Certificate // who should have signed it; anybody if nil
 	PublicKeySHA256 string            // of the key on the host; not looked at if empty
 	Now             time.Time         // must not be zero
+
+	// Roots, if there are any, are what is trusted: the certificates that follow in
+	// the file have to lead from it to one of them. Without CA they are needed.
+	Roots []*x509.Certificate
 
 	// RenewBefore is how long before its end a certificate is due; a third of its
 	// lifetime if zero.
@@ -148,6 +165,7 @@ const (
 	ExtraName   ReasonCode = "extra-name"
 	WrongName   ReasonCode = "wrong-name" // the common name
 	WrongCA     ReasonCode = "wrong-ca"
+	WrongChain  ReasonCode = "wrong-chain" // what follows does not lead to a root
 	WrongKey    ReasonCode = "wrong-key"
 	WrongUsage  ReasonCode = "wrong-usage"
 	IsCA        ReasonCode = "is-ca"
@@ -163,9 +181,9 @@ type Reason struct {
 func (r Reason) String() string { return r.Text }
 
 // Judge returns the reasons why a new certificate is due, in a fixed order; none if
-// the leaf is fine. It panics if want lacks the time or the CA.
+// the leaf is fine. It panics if want lacks the time, or both the CA and roots.
 func Judge(l Leaf, want Want) []Reason {
-	if want.Now.IsZero() || want.CA == nil {
+	if want.Now.IsZero() || want.CA == nil && len(want.Roots) == 0 {
 		panic("pki: Judge needs the time and the CA")
 	}
 	var reasons []Reason
@@ -176,13 +194,7 @@ func Judge(l Leaf, want Want) []Reason {
 	if l.IsCA {
 		add(IsCA, "it is the certificate of a CA (CA:TRUE) rather than of a server or client")
 	}
-	if err := l.cert.CheckSignatureFrom(want.CA); err != nil {
-		if l.Issuer == want.CA.Subject.String() {
-			add(WrongCA, "it was signed by another CA of the same name, %s", l.Issuer)
-		} else {
-			add(WrongCA, "it was signed by %s rather than %s", l.Issuer, want.CA.Subject)
-		}
-	}
+	judgeSigner(l, want, add)
 	if want.PublicKeySHA256 != "" && !strings.EqualFold(want.PublicKeySHA256, l.PublicKeySHA256) {
 		add(WrongKey, "it does not belong to the key")
 	}
@@ -206,6 +218,37 @@ func judgeTime(l Leaf, want Want, add func(ReasonCode, string, ...any)) {
 		add(Expired, "it has expired on %s", date(l.NotAfter))
 	case left <= renewBefore:
 		add(Expiring, "it expires on %s, in %s", date(l.NotAfter), span(left))
+	}
+}
+
+func judgeSigner(l Leaf, want Want, add func(ReasonCode, string, ...any)) {
+	switch {
+	case want.CA == nil || l.SignedBy(want.CA):
+	case l.Issuer == want.CA.Subject.String():
+		add(WrongCA, "it was signed by another CA of the same name, %s", l.Issuer)
+		return
+	default:
+		add(WrongCA, "it was signed by %s rather than %s", l.Issuer, want.CA.Subject)
+		return
+	}
+	if len(want.Roots) == 0 {
+		return
+	}
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	for _, c := range want.Roots {
+		roots.AddCert(c)
+	}
+	for _, c := range l.after {
+		between.AddCert(c)
+	}
+	// That its own time is over is another reason.
+	now := want.Now
+	if now.Before(l.NotBefore) || now.After(l.NotAfter) {
+		now = l.NotBefore
+	}
+	_, err := l.cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	if err != nil {
+		add(WrongChain, "what it was signed by, %s, does not lead to a certificate that is trusted: %v", l.Issuer, err)
 	}
 }
 

@@ -59,6 +59,10 @@ func Secrets(known []Known) []secrets.Ref {
 					if a.Issuer.Key != (secrets.Ref{}) {
 						refs = append(refs, a.Issuer.Key)
 					}
+				case tasks.WriteRevocationLists:
+					for _, l := range a.Lists {
+						refs = append(refs, l.Key)
+					}
 				case tasks.Login:
 					refs = append(refs, a.Password)
 				default:
@@ -163,7 +167,7 @@ func (x *executor) configures() bool {
 func (x *executor) touchesFiles() bool {
 	return slices.ContainsFunc(x.step.Changes, func(c tasks.Change) bool {
 		switch c.Action.(type) {
-		case tasks.WriteFile, tasks.RemoveFile:
+		case tasks.WriteFile, tasks.WriteRevocationLists, tasks.RemoveFile:
 			return true
 		}
 		return false

@@ -412,18 +412,24 @@ func (x *executor) lastWords(ctx context.Context, since int64) string {
 // compares running values, the certificate that is served and the time of the
 // last load.
 func (x *executor) verified(ctx context.Context, logged int64) error {
+	left, err := x.stillLeft(ctx)
+	if err == nil && left != "" {
+		err = fmt.Errorf("the server did not take the change over; still due: %s%s", left, x.lastWords(ctx, logged))
+	}
+	return err
+}
+
+// stillLeft plans the step's tasks again from fresh facts and returns what is due.
+func (x *executor) stillLeft(ctx context.Context) (string, error) {
 	x.phase("verifying")
 	x.conn.Refresh()
 	plan, err := x.run.resurvey(ctx, x.conn, x.instance, x.step.Tasks)
 	if err != nil {
-		return fmt.Errorf("after the change: %w", err)
+		return "", fmt.Errorf("after the change: %w", err)
 	}
 	var left []string
 	for _, c := range plan.Changes() {
 		left = append(left, c.Intent)
 	}
-	if len(left) > 0 {
-		return fmt.Errorf("the server did not take the change over; still due: %s%s", strings.Join(left, "; "), x.lastWords(ctx, logged))
-	}
-	return nil
+	return strings.Join(left, "; "), nil
 }

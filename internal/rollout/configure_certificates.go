@@ -49,7 +49,7 @@ func (x *executor) issue(ctx context.Context) ([]*stagedCertificate, error) {
 			return staged, err
 		}
 		out, err := x.conn.Run(ctx, transport.Command{
-			Script: fmt.Sprintf("target=%s common_name=%s\n%s", transport.Quote(a.Path), transport.Quote(a.CommonName), issueScript), User: a.Owner,
+			Script: fmt.Sprintf("target=%s common_name=%s\n%s", transport.Quote(a.Path), transport.Quote(escapeSubject(a.CommonName)), issueScript), User: a.Owner,
 		})
 		if err != nil {
 			return staged, err
@@ -75,6 +75,11 @@ func (x *executor) issue(ctx context.Context) ([]*stagedCertificate, error) {
 		}
 	}
 	return staged, nil
+}
+
+// escapeSubject writes a name for the option -subj of openssl-req(1).
+func escapeSubject(name string) string {
+	return strings.NewReplacer(`\`, `\\`, "/", `\/`, "+", `\+`).Replace(name)
 }
 
 func (x *executor) putCertificates(ctx context.Context, staged []*stagedCertificate) error {
@@ -108,4 +113,29 @@ func (x *executor) discard(ctx context.Context, staged []*stagedCertificate) {
 	for _, s := range staged {
 		_ = x.must(ctx, transport.Command{Script: "rm -rf " + transport.Quote(s.dir), User: s.owner, Unfenced: true})
 	}
+}
+
+// issueAlone is a step of one certificate that no server of the host loads, such as a
+// client's: made, put in place, and found again.
+func (x *executor) issueAlone(ctx context.Context) error {
+	staged, err := x.issue(ctx)
+	defer x.discard(ctx, staged)
+	if err == nil {
+		err = x.stillThere(ctx, new(swap))
+	}
+	if err != nil {
+		return err
+	}
+	x.phase("writing")
+	err = x.putCertificates(ctx, staged)
+	if err == nil {
+		var left string
+		if left, err = x.stillLeft(ctx); err == nil && left != "" {
+			err = fmt.Errorf("still due after the change: %s", left)
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	return x.restored(ctx, reason(ctx, err), func(ctx context.Context) error { return x.putBackCertificates(ctx, staged) })
 }

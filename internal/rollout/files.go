@@ -32,6 +32,8 @@ func (x *executor) prepare(ctx context.Context) (*swap, error) {
 		switch a := c.Action.(type) {
 		case tasks.WriteFile:
 			reads = append(reads, facts.File{Path: a.Path})
+		case tasks.WriteRevocationLists:
+			reads = append(reads, facts.File{Path: a.Path})
 		case tasks.RemoveFile:
 			reads = append(reads, facts.File{Path: a.Path})
 		}
@@ -62,6 +64,18 @@ func (x *executor) prepare(ctx context.Context) (*swap, error) {
 			}
 			s.write = append(s.write, transport.File{Path: a.Path, Content: content.Expose(), Owner: a.Owner, Group: a.Group, Mode: a.Mode})
 			if !slices.Contains(paths, a.Path) && a.Path != path.Join(x.step.Server.DataDir, autoConf) { // of that one, only lines went
+				paths = append(paths, a.Path)
+			}
+		case tasks.WriteRevocationLists:
+			if err := s.find(answers, a.Path, c); err != nil {
+				return nil, err
+			}
+			lists, err := x.run.revocationLists(ctx, a)
+			if err != nil {
+				return nil, err
+			}
+			s.write = append(s.write, transport.File{Path: a.Path, Content: lists, Owner: a.Owner, Group: a.Group, Mode: a.Mode})
+			if !slices.Contains(paths, a.Path) {
 				paths = append(paths, a.Path)
 			}
 		case tasks.RemoveFile:
@@ -260,7 +274,7 @@ func (x *executor) replaceFiles(ctx context.Context) error {
 			break
 		}
 		switch c.Action.(type) {
-		case tasks.WriteFile, tasks.RemoveFile:
+		case tasks.WriteFile, tasks.WriteRevocationLists, tasks.RemoveFile:
 		default:
 			err = x.single(ctx, c)
 		}

@@ -3,6 +3,12 @@
 # stays. Arguments come as variables: target common_name.
 set -eu
 umask 077
+# What a run that was cut off has left, which may be a key.
+for old in "$(dirname "$target")"/.pgfleet.*; do
+	[ -f "$old/holder" ] && read -r pid start <"$old/holder" || continue
+	set -- $(sed 's/(.*)/x/' "/proc/$pid/stat" 2>/dev/null)
+	[ "${22:-}" = "$start" ] || rm -rf "$old"
+done
 d=$(mktemp -d "$(dirname "$target")/.pgfleet.XXXXXXXXXX")
 trap 'rm -rf "$d"' EXIT
 # Who made this: the sshd process of this connection. When it is gone, nobody
@@ -16,7 +22,7 @@ done
 set -- $(sed 's/(.*)/x/' "/proc/$pid/stat")
 printf '%s %s\n' "$pid" "${22}" >"$d/holder"
 openssl ecparam -name prime256v1 -genkey -noout -out "$d/key"
-openssl req -new -key "$d/key" -subj "/CN=$common_name" -out "$d/csr" 2>/dev/null
+openssl req -new -utf8 -key "$d/key" -subj "/CN=$common_name" -out "$d/csr" 2>/dev/null
 printf '%s\n' "$d"
 cat "$d/csr"
 trap - EXIT

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/pgfleet/pgfleet/internal/pki"
 	"github.com/pgfleet/pgfleet/internal/pki/execca"
@@ -22,6 +23,17 @@ func (r *Run) signer(ctx context.Context, i tasks.Issuer) (pki.Signer, error) {
 		return execca.New(execca.Config{Command: i.Sign, Dir: filepath.Dir(r.Fleet.Path), Timeout: i.Timeout, Roots: roots, Redactor: r.Redactor})
 	}
 	return r.authority(ctx, i.Chain, i.Key)
+}
+
+// Signer returns who signs the fleet's certificates, for one that is for no host. The
+// key is read now.
+func (r *Run) Signer(ctx context.Context, i tasks.Issuer) (pki.Signer, error) {
+	if i.Sign == nil {
+		if err := r.Resolve(ctx, []secrets.Ref{i.Key}); err != nil {
+			return nil, err
+		}
+	}
+	return r.signer(ctx, i)
 }
 
 // authority returns the CA of the first certificate in certPEM. While the CA is
@@ -48,4 +60,24 @@ func (r *Run) authority(ctx context.Context, certPEM []byte, ref secrets.Ref) (*
 		}
 	}
 	return nil, err
+}
+
+// revocationLists signs the lists of an action, and returns the file's content.
+func (r *Run) revocationLists(ctx context.Context, a tasks.WriteRevocationLists) ([]byte, error) {
+	var text []byte
+	for _, l := range a.Lists {
+		ca, err := r.authority(ctx, l.CA, l.Key)
+		if errors.Is(err, pki.ErrOtherKey) {
+			return nil, fmt.Errorf("a revocation list of %s cannot be signed, and without one every client certificate of it would be refused: %s holds no key of it; take its certificate out of ca.pem, or name a file with its list in with", l.Name, l.Key)
+		}
+		if err != nil {
+			return nil, err
+		}
+		list, err := ca.RevocationList(l.Revoked, time.Now(), a.Lifetime)
+		if err != nil {
+			return nil, err
+		}
+		text = append(text, list...)
+	}
+	return append(text, a.With...), nil
 }

@@ -33,6 +33,8 @@ func (x *executor) single(ctx context.Context, c tasks.Change) error {
 		return x.must(ctx, transport.Command{Script: "rm -rf -- " + strings.Join(words, " "), User: a.Owner})
 	case tasks.DaemonReload:
 		return x.must(ctx, transport.Command{Script: "systemctl daemon-reload", User: "root"})
+	case tasks.IssueCertificate:
+		return x.issueAlone(ctx)
 	case tasks.RunCommand:
 		return x.runCommand(ctx, a)
 	case tasks.RunScript:
