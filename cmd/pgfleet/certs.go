@@ -11,9 +11,9 @@ fleet's own, whose key is in a secret store, one below somebody else's root, or 
 program that asks an authority elsewhere. Servers' certificates are tasks, of the kind
 certificate, and renewed by apply; these commands are for the rest.`,
 		Example: `  pgfleet certs init`,
-		Args: a.noSuchCommand,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:    a.noSuchCommand,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.certsInitCommand())
+	cmd.AddCommand(a.certsInitCommand(), a.certsExportCommand())
 	return cmd
 }

@@ -332,4 +332,3 @@ func syncFolder(path string) error {
 	defer dir.Close()
 	return dir.Sync()
 }
-
