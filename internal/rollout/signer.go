@@ -25,6 +25,17 @@ func (r *Run) signer(ctx context.Context, i tasks.Issuer) (pki.Signer, error) {
 	return r.authority(ctx, i.Chain, i.Key)
 }
 
+// Signer returns who signs the fleet's certificates, for one that is for no host. The
+// key is read now.
+func (r *Run) Signer(ctx context.Context, i tasks.Issuer) (pki.Signer, error) {
+	if i.Sign == nil {
+		if err := r.Resolve(ctx, []secrets.Ref{i.Key}); err != nil {
+			return nil, err
+		}
+	}
+	return r.signer(ctx, i)
+}
+
 // authority returns the CA of the first certificate in certPEM. While the CA is
 // being changed its key may be the one that is pending, or the previous one.
 func (r *Run) authority(ctx context.Context, certPEM []byte, ref secrets.Ref) (*pki.CA, error) {
