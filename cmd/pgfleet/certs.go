@@ -13,8 +13,8 @@ certificate, and renewed by apply or by certs renew; these commands are for the 
 		Example: `  pgfleet certs init
   pgfleet certs list
   pgfleet certs renew --yes`,
-		Args:    a.noSuchCommand,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: a.noSuchCommand,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(
 		a.certsInitCommand(), a.certsExportCommand(),
