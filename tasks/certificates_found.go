@@ -109,6 +109,7 @@ func (t *CRLFile) found(s *State) (FoundCertificate, error) {
 		return f, err
 	}
 	f.Lists, _ = pki.InspectCRL(info.Content) // none, where it holds something else
+	f.Loaded = s.loaded(info) || info.Exists && !s.named(f.File, "ssl_crl_file")
 	out, err := t.Plan(s.instance, s)
 	for _, c := range out.Changes {
 		if strings.HasPrefix(c.Key, "crl:") {
@@ -121,6 +122,19 @@ func (t *CRLFile) found(s *State) (FoundCertificate, error) {
 // loaded reports whether the server has read a file since it was written.
 func (s *State) loaded(f facts.FileInfo) bool {
 	return s.Server() != nil && f.Exists && !f.Changed.After(s.Server().Loaded)
+}
+
+// ListsOfServer returns the file or folder of revocation lists that the server goes by;
+// "" for none.
+func (s *State) ListsOfServer() string {
+	c := s.configuration()
+	if c.value("ssl") != "on" {
+		return ""
+	}
+	if name := cmp.Or(c.value("ssl_crl_file"), c.value("ssl_crl_dir")); name != "" {
+		return s.inDataDir(name)
+	}
+	return ""
 }
 
 // TrustedByServer returns the file that the running server's ssl_ca_file names and the
@@ -145,18 +159,16 @@ func (s *State) TrustedByServer() (file string, trusted []*x509.Certificate, loa
 }
 
 // WantsClientCertificates returns the rules of pg_hba.conf that let nobody in without a
-// client's certificate, and the file of revocation lists that the server goes by, "" for
-// none. Known is false where that cannot be told.
-func (s *State) WantsClientCertificates() (rules []string, lists string, known bool) {
-	all, known := s.hbaRules()
+// client's certificate; none where that cannot be told.
+func (s *State) WantsClientCertificates() (rules []string) {
+	all, _ := s.hbaRules()
 	for _, r := range all {
 		option, ok := r.Option("clientcert")
 		if r.Method == "cert" || ok && option != "no-verify" && option != "0" {
 			rules = append(rules, r.Summary())
 		}
 	}
-	c := s.configuration()
-	return rules, cmp.Or(c.value("ssl_crl_file"), c.value("ssl_crl_dir")), known
+	return rules
 }
 
 // KnownAs returns the names by which a certificate can be meant: its names, addresses,

@@ -239,8 +239,7 @@ func (v *caView) withoutLists() []string {
 		if k.State == nil || k.Err != nil {
 			continue
 		}
-		rules, lists, _ := k.State.WantsClientCertificates()
-		if len(rules) > 0 && lists == "" {
+		if rules := k.State.WantsClientCertificates(); len(rules) > 0 && k.State.ListsOfServer() == "" {
 			said = append(said, fmt.Sprintf("%s: the rule %q lets clients in by their certificate, and no ssl_crl_file is set: a revoked one is let in there as well. A task of the kind crl_file and that setting end this", k.Instance.ID(), rules[0]))
 		}
 	}

@@ -377,6 +377,11 @@ func (v *caView) behind() bool {
 				return true
 			}
 		}
+		for _, f := range p.Lists {
+			if v.New != nil && !slices.ContainsFunc(f.Lists, func(c pki.CRL) bool { return c.SignedBy(v.New) }) {
+				return true
+			}
+		}
 		for _, l := range p.Leaves {
 			if v.Stage == pki.Switched && l.Leaf.SignedBy(v.Old) {
 				return true
@@ -445,6 +450,8 @@ func placeOf(k rollout.Known, bound []*tasks.Bound, old *x509.Certificate) pki.R
 			switch {
 			case f.Trusted != nil:
 				p.Bundles = append(p.Bundles, pki.TrustedFile{Path: f.File, Certificates: f.Trusted, Loaded: f.Loaded, Kept: true})
+			case f.Kind == "crl_file":
+				p.Lists = append(p.Lists, pki.ListFile{Path: f.File, Lists: f.Lists, Loaded: f.Loaded})
 			case f.Leaf != nil:
 				p.Leaves = append(p.Leaves, pki.FoundLeaf{Where: f.File, Leaf: *f.Leaf})
 			}
@@ -464,6 +471,11 @@ func placeOf(k rollout.Known, bound []*tasks.Bound, old *x509.Certificate) pki.R
 		p.Problem = err.Error()
 	case !kept && old != nil && slices.ContainsFunc(trusted, old.Equal):
 		p.Bundles = append(p.Bundles, pki.TrustedFile{Path: file, Certificates: trusted, Loaded: loaded})
+	}
+	lists := k.State.ListsOfServer()
+	if lists != "" && old != nil && slices.ContainsFunc(trusted, old.Equal) &&
+		!slices.ContainsFunc(p.Lists, func(f pki.ListFile) bool { return f.Path == lists }) {
+		p.Lists = append(p.Lists, pki.ListFile{Path: lists})
 	}
 	return p
 }

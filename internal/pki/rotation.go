@@ -211,7 +211,16 @@ type RotationPlace struct {
 	Name    string // of the instance
 	Problem string // why it is not known; ""
 	Bundles []TrustedFile
+	Lists   []ListFile
 	Leaves  []FoundLeaf
+}
+
+// A ListFile is a file with the revocation lists that a server goes by. OpenSSL refuses
+// every certificate of a CA that it has no list of, as PostgreSQL asks it to.
+type ListFile struct {
+	Path   string
+	Lists  []CRL
+	Loaded bool // as for a TrustedFile
 }
 
 // A TrustedFile is a file with CAs that a server trusts.
@@ -247,6 +256,14 @@ func (r Rotation) Awaits(places []RotationPlace, exported []FoundLeaf, now time.
 			switch {
 			case !slices.ContainsFunc(f.Certificates, r.New.Equal):
 				why = append(why, fmt.Sprintf("%s: %s does not hold the certificate of %s", p.Name, f.Path, r.New.Subject.CommonName))
+			case !f.Loaded:
+				why = append(why, fmt.Sprintf("%s: the server has not read %s since it was written", p.Name, f.Path))
+			}
+		}
+		for _, f := range p.Lists {
+			switch {
+			case !slices.ContainsFunc(f.Lists, func(c CRL) bool { return c.SignedBy(r.New) }):
+				why = append(why, fmt.Sprintf("%s: %s holds no revocation list of %s, which a task of the kind crl_file brings; without one every client certificate of it would be refused", p.Name, f.Path, r.New.Subject.CommonName))
 			case !f.Loaded:
 				why = append(why, fmt.Sprintf("%s: the server has not read %s since it was written", p.Name, f.Path))
 			}

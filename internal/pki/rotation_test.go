@@ -96,8 +96,8 @@ func TestFindRotation(t *testing.T) {
 
 func TestAwaits(t *testing.T) {
 	now := time.Now().UTC()
-	old, next, _, _ := rotationCAs(t, now)
-	x, y := old.Certificate(), next.Certificate()
+	_, next, _, _ := rotationCAs(t, now)
+	y := next.Certificate()
 	leaf := func(ca *CA, name string) Leaf {
 		t.Helper()
 		pem, err := ca.Sign(request(t, newKey(t)), Options{CommonName: name, DNSNames: []string{name}, Usage: Client, Now: now, Validity: time.Hour})
@@ -114,7 +114,22 @@ func TestAwaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x = unconstrained.Certificate()
+	x := unconstrained.Certificate()
+	lists := func(cas ...*CA) (all []CRL) {
+		t.Helper()
+		for _, ca := range cas {
+			pem, err := ca.RevocationList(nil, now, time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, err := InspectCRL(pem)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, list...)
+		}
+		return all
+	}
 	both := TrustedFile{"root.crt", []*x509.Certificate{x, y}, true, true}
 	oldLeaf := FoundLeaf{"server.pem", leaf(unconstrained, "db1")}
 	has := func(what string, why []string, wanted ...string) {
@@ -138,7 +153,10 @@ func TestAwaits(t *testing.T) {
 		{Name: "db1", Problem: "no route to host"},
 		{Name: "db2", Bundles: []TrustedFile{{"root.crt", []*x509.Certificate{x}, true, true}}},
 		{Name: "db3", Bundles: []TrustedFile{{"root.crt", []*x509.Certificate{x, y}, false, true}}},
-	}, nil, now, 0, true), "db1: what it trusts", "db2: root.crt does not hold", "db3: the server has not read")
+		{Name: "db4", Lists: []ListFile{{"root.crl", lists(unconstrained), true}}},
+		{Name: "db5", Lists: []ListFile{{"root.crl", lists(unconstrained, next), true}}},
+		{Name: "db6", Lists: []ListFile{{"root.crl", lists(next), false}}},
+	}, nil, now, 0, true), "db1: what it trusts", "db2: root.crt does not hold", "db3: the server has not read", "db4: root.crl holds no revocation list", "db6: the server has not read")
 	r.Stage = Switched
 	exported := []FoundLeaf{{"certs/app.pem", leaf(unconstrained, "app")}}
 	has("old leaves", r.Awaits(ready, exported, now, time.Hour, false), "db1: server.pem: db1 is of plain", "certs/app.pem: app is of plain")
