@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -23,8 +22,7 @@ func secretFile(secret string) string { return filepath.Join(secretsDir, secret+
 // makeCA makes the fleet's CA, with its key encrypted for the operator. Passwords
 // are made by the first rotation.
 func (s *staging) makeCA(ctx context.Context, fleet string, operator ageKey) error {
-	now := time.Now()
-	ca, err := pki.NewCA(pki.CAOptions{CommonName: fleet + " CA " + strconv.Itoa(now.Year()), Now: now})
+	ca, err := newFleetCA(fleet, pki.CAOptions{Now: time.Now()})
 	if err != nil {
 		return err
 	}

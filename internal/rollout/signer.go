@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/pki"
+	"github.com/pgfleet/pgfleet/internal/pki/execca"
 	"github.com/pgfleet/pgfleet/internal/secrets"
 	"github.com/pgfleet/pgfleet/tasks"
 )
@@ -14,9 +16,24 @@ import (
 // signer returns who signs the fleet's certificates.
 func (r *Run) signer(ctx context.Context, i tasks.Issuer) (pki.Signer, error) {
 	if i.Sign != nil {
-		return nil, errors.New("programs that sign are not known to this pgfleet")
+		roots, err := pki.ParseBundle(i.Bundle)
+		if err != nil {
+			return nil, err
+		}
+		return execca.New(execca.Config{Command: i.Sign, Dir: filepath.Dir(r.Fleet.Path), Timeout: i.Timeout, Roots: roots, Redactor: r.Redactor})
 	}
 	return r.authority(ctx, i.Chain, i.Key)
+}
+
+// Signer returns who signs the fleet's certificates, for one that is for no host. The
+// key is read now.
+func (r *Run) Signer(ctx context.Context, i tasks.Issuer) (pki.Signer, error) {
+	if i.Sign == nil {
+		if err := r.Resolve(ctx, []secrets.Ref{i.Key}); err != nil {
+			return nil, err
+		}
+	}
+	return r.signer(ctx, i)
 }
 
 // authority returns the CA of the first certificate in certPEM. While the CA is

@@ -131,14 +131,18 @@ func (f *Folder) Add(pemBytes []byte) (string, error) {
 // on Linux's file systems.
 const maxName = 180
 
-// FileName returns the name of a certificate's file: its common name and its serial
-// number. What is not a letter, a digit, ".", "_" or "-" is written as in a URL, and
-// so is a dot or dash at the beginning.
+// FileName returns the name of a certificate's file: its common name, as [Name] writes
+// it, and its serial number.
 func FileName(l pki.Leaf) string {
+	return Name(cmp.Or(l.CommonName, "certificate")) + "-" + l.Serial + extension
+}
+
+// Name returns the name of a role for a file's name: what is not a letter, a digit,
+// ".", "_" or "-" is written as in a URL, and so is a dot or dash at the beginning.
+func Name(role string) string {
 	var b strings.Builder
-	name := cmp.Or(l.CommonName, "certificate")
-	for i := range len(name) {
-		c := name[i]
+	for i := range len(role) {
+		c := role[i]
 		switch {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', i > 0 && (c == '.' || c == '-'):
 			b.WriteByte(c)
@@ -149,7 +153,7 @@ func FileName(l pki.Leaf) string {
 			break
 		}
 	}
-	return b.String() + "-" + l.Serial + extension
+	return b.String()
 }
 
 // Issuer returns what the records know a CA by, whatever certificates it has: the

@@ -1,6 +1,6 @@
 // Package vaultserver is a test server with the part of OpenBao's and Vault's HTTP API
 // that the store uses, and that people use beside it: KV version 2, tokens with
-// policies, AppRole. It answers as OpenBao 2.6 does, which its own test compares, and
+// policies, AppRole; and with that part of the PKI engine that signs requests. It answers as OpenBao 2.6 does, which its own test compares, and
 // refuses what it does not know.
 package vaultserver
 
@@ -28,8 +28,9 @@ type Server struct {
 	mu      sync.Mutex
 	sealed  bool
 	mounts  map[string]*mount
-	tokens  map[string][]Rule // nil rules: everything
-	roles   map[string]*role  // by role_id
+	engines map[string]*pkiMount // of PKI, which a request has mounted
+	tokens  map[string][]Rule    // nil rules: everything
+	roles   map[string]*role     // by role_id
 	logins  int
 	ignored []string // what was refused because it is not known
 }
@@ -50,10 +51,11 @@ type role struct {
 func New(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{
-		Root:   "root-" + rand.Text(),
-		mounts: map[string]*mount{"secret": newMount(), "kv1": nil},
-		tokens: map[string][]Rule{},
-		roles:  map[string]*role{},
+		Root:    "root-" + rand.Text(),
+		mounts:  map[string]*mount{"secret": newMount(), "kv1": nil},
+		engines: map[string]*pkiMount{},
+		tokens:  map[string][]Rule{},
+		roles:   map[string]*role{},
 	}
 	s.tokens[s.Root] = nil
 	s.Faults = faults.New(s)
@@ -217,6 +219,9 @@ func (s *Server) serve(r *http.Request) (answer, *apiError) {
 	if name, ok := strings.CutPrefix(path, "sys/internal/ui/mounts/"); ok && r.Method == http.MethodGet {
 		return s.preflight(name, rules)
 	}
+	if name, ok := strings.CutPrefix(path, "sys/mounts/"); ok && rules == nil {
+		return s.mount(r, name, body)
+	}
 	name, rest, _ := strings.Cut(path, "/")
 	m, mounted := s.mounts[name]
 	capability, known := map[string]string{
@@ -231,6 +236,13 @@ func (s *Server) serve(r *http.Request) (answer, *apiError) {
 	}
 	if rules != nil && !allowed(rules, path, capability) {
 		return answer{}, refuse(http.StatusForbidden, "1 error occurred:\n\t* permission denied\n\n")
+	}
+	if engine := s.engines[name]; engine != nil {
+		a, failure, known := engine.serve(r.Method, rest, body)
+		if !known {
+			return answer{}, s.unknown(r)
+		}
+		return a, failure
 	}
 	switch {
 	case !mounted:
