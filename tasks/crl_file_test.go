@@ -236,6 +236,7 @@ func TestCRLFileMistakes(t *testing.T) {
 		usual + "|" + certificate("usage = \"client\"\nrole = \"app\"\nowner = \"app\""): "want an absolute path",
 		usual + "|" + certificate(`role = "app"`):                                        `role: it is for usage = "client"`,
 		usual + "|" + certificate(`lifetime = "1s"`):                                     "lifetime: want between 1m0s and 825d, found 1s",
+		usual + "|" + caFile + strings.Replace(crlFile, "root.crl", "root.pem", 1):       "is about the file root.pem as well",
 		usual + "|" + certificate(`days = 90`):                                           `unknown key "days"`,
 	} {
 		ca, tasks, _ := strings.Cut(text, "|")
