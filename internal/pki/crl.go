@@ -161,7 +161,7 @@ func JudgeCRL(lists []CRL, want WantCRL) []Reason {
 	case left < 0:
 		add(Expired, "the list of %s has expired on %s, and every client certificate is refused", name, date(own.NextUpdate))
 	case left <= own.NextUpdate.Sub(own.ThisUpdate)/2:
-		add(Expiring, "the list of %s expires on %s, in %s", name, date(own.NextUpdate), span(left))
+		add(Expiring, "the list of %s expires on %s", name, date(own.NextUpdate))
 	}
 	var wanted []string
 	for _, r := range want.Revoked {
