@@ -125,6 +125,10 @@ func folder(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	list, err := ca.RevocationList(nil, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
 	id, err := age.GenerateX25519Identity()
 	if err != nil {
 		t.Fatal(err)
@@ -133,6 +137,8 @@ func folder(t *testing.T) string {
 		"recipients.txt":                    id.Recipient().String() + "\n",
 		"home/.config/pgfleet/identity.txt": id.String() + "\n",
 		"ca.pem":                            string(ca.CertificatePEM()),
+		"intermediate.pem":                  string(ca.CertificatePEM()), // which is enough of one
+		"root.crl":                          string(list),
 		"files/rsyslog.conf":                "# {{ .Vars.audit_log }}\n",
 		"files/pgpass":                      "*:*:*:{{ .Vars.app_user }}:{{ secret \"env:APP_PASSWORD\" | passfile }}\n",
 		"sql/views.sql":                     "CREATE VIEW v AS SELECT 1;\n",

@@ -75,7 +75,7 @@ func (l *loader) checkCA() {
 	} {
 		if age.value.Node == nil {
 			age.value.Value = age.otherwise
-		} else if age.value.Value < age.least && age.value.Node.Kind == KindString {
+		} else if age.value.Value < age.least && len(new(Age).UnmarshalNode(age.value.Node)) == 0 {
 			l.errs.Add(age.value.Pos(), "%s: %v is too short; the least is %v", age.name, age.value.Value, age.least)
 		}
 	}

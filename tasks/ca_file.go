@@ -15,7 +15,7 @@ import (
 type CAFile struct {
 	Common
 	File  inventory.Positioned[string] `toml:"file" required:"true" doc:"Where it goes; relative to the folder of postgresql.conf."`
-	Owner string                       `toml:"owner" doc:"User that owns the file; postgres by default, and root outside of the folder of postgresql.conf. The server has to be able to read it: its mode is 0644."`
+	Owner string                       `toml:"owner" doc:"User that owns the file; postgres by default, and root outside of the folder of postgresql.conf. Its mode is 0644, or what it is where that is tighter."`
 }
 
 // Check finds out that there is a CA.
@@ -54,7 +54,7 @@ func (t *CAFile) Plan(in inventory.Instance, s *State) (Outcome, error) {
 		return out, err
 	}
 	owner := s.ownerOf(file, t.Owner)
-	out.Changes = writeFile(s, found, WriteFile{Path: file, Content: string(t.ca.BundlePEM), Owner: owner, Group: owner, Mode: 0o644}, part)
+	out.Changes = writeFile(s, found, WriteFile{Path: file, Content: string(t.ca.BundlePEM), Owner: owner, Group: owner, Mode: keepMode(found, 0o644)}, part)
 	if len(out.Changes) == 0 {
 		out.Changes = s.tlsNotLoaded(file, "ssl_ca_file", found)
 	}

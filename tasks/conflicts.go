@@ -54,6 +54,9 @@ func (t *Schema) singular() string {
 func (t *Extension) singular() string {
 	return "extension " + t.Extension.Value + " of database " + t.Database.Value
 }
+func (t *Certificate) singular() string { return "the file " + t.File.Value }
+func (t *CAFile) singular() string      { return "the file " + t.File.Value }
+func (t *CRLFile) singular() string     { return "the file " + t.File.Value }
 func (t *Policy) singular() string {
 	if t.Policy.Value == "" {
 		return ""

@@ -22,7 +22,7 @@ import (
 type CRLFile struct {
 	Common
 	File  inventory.Positioned[string]   `toml:"file" required:"true" doc:"Where the lists go, in one PEM file; relative to the folder of postgresql.conf."`
-	Owner string                         `toml:"owner" doc:"User that owns the file; postgres by default, and root outside of the folder of postgresql.conf. The server has to be able to read it: its mode is 0644."`
+	Owner string                         `toml:"owner" doc:"User that owns the file; postgres by default, and root outside of the folder of postgresql.conf. Its mode is 0644, or what it is where that is tighter."`
 	With  []inventory.Positioned[string] `toml:"with" doc:"Lists of CAs whose keys are elsewhere, such as that of the root above [ca].intermediate: PEM files beside fleet.toml, which you keep up to date."`
 
 	with []givenList
@@ -128,7 +128,7 @@ func (t *CRLFile) Plan(in inventory.Instance, s *State) (Outcome, error) {
 		}
 	}
 	a := WriteRevocationLists{
-		Path: file, Owner: s.ownerOf(file, t.Owner), Mode: 0o644, Lifetime: time.Duration(t.fleet.CA.CRLLifetime.Value), With: t.text,
+		Path: file, Owner: s.ownerOf(file, t.Owner), Mode: keepMode(found, 0o644), Lifetime: time.Duration(t.fleet.CA.CRLLifetime.Value), With: t.text,
 	}
 	a.Group = a.Owner
 	var reasons, names []string

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,6 +76,9 @@ key = "STORE:prod/ca#key"
 		Local: func(name string) ([]byte, error) {
 			if name == "ca.pem" {
 				return ca.CertificatePEM(), nil
+			}
+			if name != "source" {
+				return nil, fs.ErrNotExist
 			}
 			return []byte(strings.ReplaceAll(`{{ secret (printf "STORE:prod/%s/source#password" .Host.Replication) }}`, "STORE", store)), nil
 		},

@@ -134,7 +134,8 @@ const (
 
 // JudgeCRL returns the reasons why a new list of a CA is due, none if the newest of
 // the lists that are its own is fine: it holds what is revoked and nothing else, and
-// more than half of its time is left. It panics if want lacks the time or the CA.
+// more than half of its time is left. The newest is the one with the latest ThisUpdate,
+// as for OpenSSL (get_crl_sk in crypto/x509/x509_vfy.c). It panics if want lacks the time or the CA.
 func JudgeCRL(lists []CRL, want WantCRL) []Reason {
 	if want.Now.IsZero() || want.CA == nil {
 		panic("pki: JudgeCRL needs the time and the CA")
@@ -160,7 +161,7 @@ func JudgeCRL(lists []CRL, want WantCRL) []Reason {
 	case left < 0:
 		add(Expired, "the list of %s has expired on %s, and every client certificate is refused", name, date(own.NextUpdate))
 	case left <= own.NextUpdate.Sub(own.ThisUpdate)/2:
-		add(Expiring, "the list of %s expires on %s, in %s", name, date(own.NextUpdate), span(left))
+		add(Expiring, "the list of %s expires on %s", name, date(own.NextUpdate))
 	}
 	var wanted []string
 	for _, r := range want.Revoked {

@@ -217,7 +217,8 @@ func judgeTime(l Leaf, want Want, add func(ReasonCode, string, ...any)) {
 	case left < 0:
 		add(Expired, "it has expired on %s", date(l.NotAfter))
 	case left <= renewBefore:
-		add(Expiring, "it expires on %s, in %s", date(l.NotAfter), span(left))
+		// The time that is left would make another plan of the same thing every day.
+		add(Expiring, "it expires on %s", date(l.NotAfter))
 	}
 }
 

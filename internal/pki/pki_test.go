@@ -375,7 +375,7 @@ func TestJudge(t *testing.T) {
 		{"fine", leaf, func(*Want) {}, nil, ""},
 		{"names in another order and case", leaf, func(w *Want) { w.DNSNames = []string{"DB1", "db1.example"} }, nil, ""},
 		{"a day before a third is left", leaf, func(w *Want) { w.Now = now.Add(59 * day) }, nil, ""},
-		{"a third left", leaf, func(w *Want) { w.Now = now.Add(60 * day) }, []ReasonCode{Expiring}, "in 30 days"},
+		{"a third left", leaf, func(w *Want) { w.Now = now.Add(60 * day) }, []ReasonCode{Expiring}, "it expires on 2026-05-30"},
 		{"own limit", leaf, func(w *Want) { w.RenewBefore = 89 * day; w.Now = now.Add(2 * day) }, []ReasonCode{Expiring}, ""},
 		{"expired", leaf, func(w *Want) { w.Now = now.Add(91 * day) }, []ReasonCode{Expired}, "2026-05-30"},
 		{"too early", leaf, func(w *Want) { w.Now = now.Add(-day) }, []ReasonCode{NotYetValid}, ""},

@@ -27,12 +27,13 @@ rm -f -- "$wants" "$service"
 systemctl stop "$timer.timer"
 
 # archive keeps the copies, with what the step has left in their places, but for
-# those that hold a key. The copies of the last ten runs stay.
+# those that hold a key, and for revocation lists: an older one would let in who has
+# been shut out. The copies of the last ten runs stay.
 archive() {
 	for entry in "$undo.new"/*.path; do
 		[ -e "$entry" ] || continue
 		name=${entry%.path}
-		if [ -e "$name.old" ] && grep -q 'PRIVATE KEY' "$name.old"; then
+		if [ -e "$name.old" ] && grep -qE 'PRIVATE KEY|BEGIN X509 CRL' "$name.old"; then
 			rm -f -- "$name.old" "$entry"
 			continue
 		fi

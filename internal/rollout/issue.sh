@@ -5,7 +5,8 @@ set -eu
 umask 077
 # What a run that was cut off has left, which may be a key.
 for old in "$(dirname "$target")"/.pgfleet.*; do
-	[ -f "$old/holder" ] && read -r pid start <"$old/holder" || continue
+	[ -f "$old/holder" ] || continue
+	read -r pid start <"$old/holder" || continue
 	set -- $(sed 's/(.*)/x/' "/proc/$pid/stat" 2>/dev/null)
 	[ "${22:-}" = "$start" ] || rm -rf "$old"
 done

@@ -60,7 +60,7 @@ func (b *bench) fleet(tasks string, hosts ...string) {
 			fmt.Fprintln(&text, `replication = "orders"`)
 		}
 	}
-	if strings.Contains(tasks, "kind = \"certificate\"") {
+	if strings.Contains(tasks, "kind = \"certificate\"") && !strings.Contains(tasks, "[ca]") {
 		text.WriteString("\n[ca]\ncertificate = \"ca.pem\"\nkey = \"file:ca.key\"\n")
 	}
 	b.Write("fleet.toml", text.String()+tasks)
