@@ -5,7 +5,6 @@ package certs
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,39 +66,41 @@ func (c *client) run(ctx context.Context) {
 func (c *client) once() (serial string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	text, err := os.ReadFile(c.roots)
-	if err != nil {
-		return "", err
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(text)
-	own, err := tls.LoadX509KeyPair(c.cert, c.key)
-	if err != nil {
-		return "", err
-	}
-	address := fleet.Lab.Host(c.host).Address.String()
-	config, err := pgx.ParseConfig("host=" + address + " port=5432 user=x dbname=postgres sslmode=disable passfile=/dev/null")
-	if err != nil {
-		return "", err
-	}
-	config.User = c.role
-	config.TLSConfig = &tls.Config{
-		RootCAs: roots, ServerName: address,
-		// As libpq: what it has is sent, whatever CAs the server names.
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own, nil },
-		VerifyConnection: func(s tls.ConnectionState) error {
-			serial = s.PeerCertificates[0].SerialNumber.Text(16)
-			return nil
-		},
-	}
-	config.Fallbacks = nil
-	conn, err := pgx.ConnectConfig(ctx, config)
+	conn, err := c.connect(ctx, func(s tls.ConnectionState) error {
+		serial = s.PeerCertificates[0].SerialNumber.Text(16)
+		return nil
+	})
 	if err != nil {
 		return "", err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has said all it had to
 	var who string
 	return serial, conn.QueryRow(ctx, "SELECT session_user").Scan(&who)
+}
+
+func (c *client) connect(ctx context.Context, see func(tls.ConnectionState) error) (*pgx.Conn, error) {
+	roots, err := pool(c.roots)
+	if err != nil {
+		return nil, err
+	}
+	own, err := tls.LoadX509KeyPair(c.cert, c.key)
+	if err != nil {
+		return nil, err
+	}
+	address := fleet.Lab.Host(c.host).Address.String()
+	config, err := pgx.ParseConfig("host=" + address + " port=5432 user=x dbname=postgres sslmode=disable passfile=/dev/null")
+	if err != nil {
+		return nil, err
+	}
+	config.User = c.role
+	config.TLSConfig = &tls.Config{
+		RootCAs: roots, ServerName: address,
+		// As libpq: what it has is sent, whatever CAs the server names.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own, nil },
+		VerifyConnection:     see,
+	}
+	config.Fallbacks = nil
+	return pgx.ConnectConfig(ctx, config)
 }
 
 // clients run together until stop is called.
