@@ -174,7 +174,7 @@ func (s *session) writeCA(text []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(temp.Name()) //nolint:errcheck // it is gone once it was renamed
+	defer os.Remove(temp.Name())
 	_, err = temp.Write(text)
 	if err = errors.Join(err, temp.Chmod(mode), temp.Sync(), temp.Close()); err != nil {
 		return err

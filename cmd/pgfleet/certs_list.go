@@ -102,9 +102,7 @@ func (s *session) listCerts(v *caView) (certsDocument, error) {
 	if err != nil {
 		return d, &inputError{err}
 	}
-	for _, c := range clients {
-		d.Certificates = append(d.Certificates, c)
-	}
+	d.Certificates = append(d.Certificates, clients...)
 	switch {
 	case v.err != nil:
 		d.Problems = append(d.Problems, listProblem{"", v.err.Error()})
@@ -120,7 +118,7 @@ func (d *certsDocument) addFound(id inventory.InstanceID, f tasks.FoundCertifica
 	due := strings.Join(f.Due, "; ")
 	switch {
 	case f.Leaf != nil:
-		c := certOf(*f.Leaf, d.now)
+		c := certOf(*f.Leaf)
 		c.Instance, c.File, c.Usage, c.Due = id, f.File, f.Usage.String(), due
 		c.Revoked = isRevoked(revoked, f.Leaf.Serial)
 		switch {
@@ -137,7 +135,7 @@ func (d *certsDocument) addFound(id inventory.InstanceID, f tasks.FoundCertifica
 		d.Certificates = append(d.Certificates, listedCert{Instance: id, File: f.File, Usage: f.Usage.String(), Names: []string{}, Due: due, missing: true})
 	}
 	for i, l := range f.Lists {
-		c := listedCRL{Instance: id, File: f.File, Issuer: l.Issuer, Revoked: len(l.Revoked), lifetime: lifetime{l.ThisUpdate, l.NextUpdate}}
+		c := listedCRL{Instance: id, File: f.File, Issuer: shortName(l.Issuer), Revoked: len(l.Revoked), lifetime: lifetime{l.ThisUpdate, l.NextUpdate}}
 		if i == 0 {
 			c.Due = due
 		}
@@ -148,7 +146,15 @@ func (d *certsDocument) addFound(id inventory.InstanceID, f tasks.FoundCertifica
 	}
 }
 
-func certOf(l pki.Leaf, now time.Time) listedCert {
+// shortName leaves the CN= away of a name that is nothing but a common name.
+func shortName(name string) string {
+	if short, ok := strings.CutPrefix(name, "CN="); ok && !strings.ContainsAny(short, ",+\\") {
+		return short
+	}
+	return name
+}
+
+func certOf(l pki.Leaf) listedCert {
 	return listedCert{
 		Subject: l.Subject, Names: namesOf(l), Issuer: l.IssuerName(), Serial: l.Serial, lifetime: lifetime{l.NotBefore, l.NotAfter},
 	}
@@ -202,7 +208,7 @@ func (s *session) dueClients(now time.Time) ([]listedCert, error) {
 		if newer && left < 0 {
 			continue
 		}
-		x := certOf(c.Leaf, now)
+		x := certOf(c.Leaf)
 		x.File, x.Usage, x.Revoked = filepath.Join(s.fleet.CA.Records, c.File), pki.Client.String(), isRevoked(revoked, c.Leaf.Serial)
 		if !newer && !x.Revoked {
 			switch {

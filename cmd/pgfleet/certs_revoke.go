@@ -292,7 +292,7 @@ func (s *session) countSessions(ctx context.Context, in inventory.Instance, quer
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has said all it had to
+	defer conn.Close(context.WithoutCancel(ctx))
 	err = conn.QueryRow(ctx, query, pgx.QueryExecModeSimpleProtocol).Scan(&n)
 	return n, err
 }

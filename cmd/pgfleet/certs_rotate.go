@@ -143,15 +143,20 @@ func (r caRotation) next(ctx context.Context, s *session, wanted []inventory.Ins
 	if err := byHand(s.fleet.CA); err != nil {
 		return nil, &inputError{err}
 	}
+	s.replaced = nil // when the hosts are asked again
+	here, err := s.readCA()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.writableCA(here); err != nil {
+		return nil, &inputError{fmt.Errorf("%s: key: %w", s.fleet.CA.Key.Pos(), err)}
+	}
 	v, err := s.viewCA(ctx, wanted)
 	if err != nil {
 		return nil, err
 	}
 	if v.err != nil {
 		return nil, v.err
-	}
-	if _, err := s.writableCA(v.held); err != nil {
-		return nil, &inputError{err}
 	}
 	if r.abort {
 		return v.aborted()
@@ -336,7 +341,6 @@ type caView struct {
 
 // viewCA asks the hosts, with the tasks about certificates.
 func (s *session) viewCA(ctx context.Context, wanted []inventory.Instance) (*caView, error) {
-	s.replaced = nil // when the hosts are asked again
 	v := &caView{file: s.fleet.CA.Certificate.Value, now: time.Now()}
 	var err error
 	if v.held, err = s.holdCA(ctx); err != nil {

@@ -74,6 +74,9 @@ func (x *applying) afterCA(ctx context.Context, s *session, known []rollout.Know
 			// The keys are read now that the store holds what it is to hold.
 			err = s.resolve(ctx, rollout.Secrets(known), "no host was changed")
 		}
+		if err != nil && len(done) == 0 {
+			return nil, err, err
+		}
 		if err != nil {
 			return nil, err, fmt.Errorf("%w; pgfleet %s goes on from there", err, x.certs.again())
 		}

@@ -73,7 +73,7 @@ func (c *client) once() (serial string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it has said all it had to
+	defer conn.Close(context.WithoutCancel(ctx))
 	var who string
 	return serial, conn.QueryRow(ctx, "SELECT session_user").Scan(&who)
 }

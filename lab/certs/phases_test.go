@@ -112,7 +112,7 @@ func (b *bench) revokedSession(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context()) //nolint:errcheck // it is ended by then
+	defer conn.Close(t.Context())
 	s := b.Want(0, "certs", "revoke", "app", "--yes")
 	has(t, s.All(), "/home/ops/app.pem", "1 certificate is added to certs/revoked.toml", "a1: 1 session goes on with a revoked certificate")
 	var one int

@@ -161,8 +161,7 @@ func (b *bench) thirdPhase(t *testing.T, guest *client) {
 	if _, err := guest.once(); err == nil {
 		t.Error("the revoked client is let in")
 	}
-	b.killed(t, 4, "certs", "rotate-ca", "--yes")
-	b.next(t, "Phase 3")
+	b.resumed(t, b.killed(t, 4, "certs", "rotate-ca", "--yes"))
 	b.stage(t, pki.Settled)
 	b.place("trusted.pem", b.read("ca.pem"))
 	if got, want := trusted(t), "a1: 1 CAs, 1 lists; b1: 1 CAs, 1 lists"; got != want {
@@ -185,6 +184,20 @@ func (b *bench) next(t *testing.T, phase string) {
 	b.fetchApp()
 }
 
+// resumed goes on with a run by its journal.
+func (b *bench) resumed(t *testing.T, home string) {
+	t.Helper()
+	own := b.Home
+	b.Home = home
+	defer func() { b.Home = own }()
+	paths, _ := filepath.Glob(filepath.Join(home, ".local/state/pgfleet/runs/*.jsonl"))
+	if len(paths) != 1 {
+		t.Fatalf("there are %d journals", len(paths))
+	}
+	id := strings.TrimSuffix(filepath.Base(paths[0]), ".jsonl")
+	has(t, b.Want(0, "runs", "resume", id, "--yes", "--lock-wait", "30s").All(), "2 changed")
+}
+
 // stage wants the rotation to stand somewhere.
 func (b *bench) stage(t *testing.T, want pki.RotationStage) {
 	t.Helper()
@@ -200,8 +213,9 @@ func (b *bench) stage(t *testing.T, want pki.RotationStage) {
 	}
 }
 
-// killed begins a run and kills it once its journal has so many records.
-func (b *bench) killed(t *testing.T, records int, args ...string) {
+// killed begins a run and kills it once its journal has so many records. It returns the
+// home of the user who began it.
+func (b *bench) killed(t *testing.T, records int, args ...string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -223,13 +237,14 @@ func (b *bench) killed(t *testing.T, records int, args ...string) {
 		select {
 		case <-ended:
 			t.Logf("it ended before it was killed:\n%s", out.String())
-			return
+			return b.Home
 		case <-time.After(time.Millisecond):
 		}
 	}
 	_ = cmd.Process.Kill()
 	<-ended
 	t.Logf("killed:\n%s", out.String())
+	return b.Home
 }
 
 // records counts those of the only journal of the user.
