@@ -36,6 +36,7 @@ func TestLabScratch(t *testing.T) {
 	})
 	for _, h := range l.Hosts() {
 		t.Run(h.Name, func(t *testing.T) {
+			t.Parallel()
 			look := func(script string) string {
 				out, err := h.Exec(ctx, script)
 				if err != nil {
