@@ -393,7 +393,7 @@ func TestKeys(t *testing.T) {
 			t.Errorf("no page has the keys of the kind %q", kind)
 		}
 	}
-	for _, name := range []string{"task", "fleet", "ssh", "postgres", "hosts", "groups", "client", "rotation", "secrets.age", "secrets.vault", "secrets.aws", "secrets.exec", "rollout"} {
+	for _, name := range []string{"task", "fleet", "ssh", "postgres", "hosts", "groups", "client", "rotation", "backup", "secrets.age", "secrets.vault", "secrets.aws", "secrets.exec", "rollout"} {
 		if !documented[name] {
 			t.Errorf("no page has the keys of %q", name)
 		}

@@ -36,6 +36,7 @@ func (l *loader) check() {
 	l.rollout()
 	l.checkClients()
 	l.checkRotations()
+	l.checkBackups()
 	l.checkTasks()
 }
 
