@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/big"
 	"slices"
 )
 
@@ -17,9 +18,10 @@ type Check struct {
 	Relation string `json:"relation,omitempty"` // a quoted name with its schema
 	Rows     int64  `json:"rows,omitempty"`
 
-	Sequence  string `json:"sequence,omitempty"` // a quoted name with its schema
-	LastValue int64  `json:"last_value,omitempty"`
-	IsCalled  bool   `json:"is_called,omitempty"`
+	// No snapshot holds a sequence still: pg_dump has found it between these two.
+	Sequence string `json:"sequence,omitempty"` // a quoted name with its schema
+	From     string `json:"from,omitempty"`     // what it would have given next when the snapshot was taken, in decimal digits
+	To       string `json:"to,omitempty"`       // and after the dump
 
 	LargeObjects *int64 `json:"large_objects,omitempty"` // how many there are
 
@@ -56,6 +58,9 @@ func ParseChecks(r io.Reader) (Checks, error) {
 			return nil, fmt.Errorf("line %d of the checks: %w", n, err)
 		}
 		key, err := c.key()
+		if err == nil && c.Sequence != "" {
+			_, _, err = c.positions()
+		}
 		if err != nil {
 			return nil, fmt.Errorf("line %d of the checks: %w", n, err)
 		}
@@ -83,8 +88,8 @@ func CompareChecks(dumped, now Checks) []string {
 			differences = append(differences, fmt.Sprintf("%s has %d rows and had %d", key, got.Rows, want.Rows))
 		case want.LargeObjects != nil && *want.LargeObjects != *got.LargeObjects:
 			differences = append(differences, fmt.Sprintf("there are %d large objects and were %d", *got.LargeObjects, *want.LargeObjects))
-		case want.Sequence != "" && (want.LastValue != got.LastValue || want.IsCalled != got.IsCalled):
-			differences = append(differences, fmt.Sprintf("%s is at %s and was at %s", key, got.position(), want.position()))
+		case want.Sequence != "" && !want.spans(got):
+			differences = append(differences, fmt.Sprintf("%s gives %s next and would have given %s", key, got.To, want.span()))
 		case want.Sum != "" && got.Sum != "" && want.Sum != got.Sum:
 			differences = append(differences, key+" has other contents")
 		}
@@ -98,9 +103,42 @@ func CompareChecks(dumped, now Checks) []string {
 	return differences
 }
 
-func (c Check) position() string {
-	if c.IsCalled {
-		return fmt.Sprint(c.LastValue)
+// positions returns From and To of a sequence.
+func (c Check) positions() (from, to *big.Int, err error) {
+	from, ok1 := new(big.Int).SetString(c.From, 10)
+	to, ok2 := new(big.Int).SetString(c.To, 10)
+	if !ok1 || !ok2 {
+		return nil, nil, fmt.Errorf("%q and %q are not what the sequence gives next", c.From, c.To)
 	}
-	return fmt.Sprintf("%d (not yet taken)", c.LastValue)
+	return from, to, nil
 }
+
+// spans reports whether what a sequence gives next now lies between From and To, or at
+// either: a sequence may go down.
+func (c Check) spans(now Check) bool {
+	from, to, err := c.positions()
+	_, at, err2 := now.positions()
+	return err == nil && err2 == nil && at.Cmp(from)*at.Cmp(to) <= 0
+}
+
+func (c Check) span() string {
+	if c.From == c.To {
+		return c.To
+	}
+	return "between " + c.From + " and " + c.To
+}
+
+//go:embed snapshot.sql
+var snapshotSQL string
+
+//go:embed checks.sql
+var checksSQL string
+
+// SnapshotSQL returns what psql is given to begin a session for pg_dump --snapshot: it
+// prints the snapshot's name on a line, and then waits for [ChecksSQL] in the same
+// session. psql is run with -XAtq -v ON_ERROR_STOP=1
+// -v check=rows, or check=counts for checks without sums.
+func SnapshotSQL() string { return snapshotSQL }
+
+// ChecksSQL returns what psql is given, behind [SnapshotSQL], to print a database's checks.
+func ChecksSQL() string { return checksSQL }

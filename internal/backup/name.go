@@ -37,8 +37,8 @@ func ParseID(id string) (time.Time, error) {
 	return t, nil
 }
 
-// Escape makes a part of a file's name of the name of a database, an instance or a
-// backup: every byte but A-Z, a-z, 0-9, _ and - becomes % and two upper-case digits.
+// Escape makes a part of a file's name of the name of a database:
+// every byte but A-Z, a-z, 0-9, _ and - becomes % and two upper-case digits.
 func Escape(name string) string {
 	const digits = "0123456789ABCDEF"
 	var b strings.Builder
@@ -88,14 +88,17 @@ func DumpName(database string) string { return Escape(database) + dumpSuffix }
 // ChecksName returns the name of the file with the checksums of a database's contents.
 func ChecksName(database string) string { return Escape(database) + checksSuffix }
 
-// Folder returns the folder of an instance's sets in a target.
-func Folder(backup, instance string) string { return path.Join(Escape(backup), Escape(instance)) }
+// Folder returns the folder of an instance's sets in a target, BACKUP/INSTANCE. The slash
+// in an instance's name, such as pg01/second, is a plus sign there.
+func Folder(backup, instance string) string {
+	return backup + "/" + strings.ReplaceAll(instance, "/", "+")
+}
 
 // SetFolder returns the folder of one set in a target.
 func SetFolder(backup, instance, id string) string { return path.Join(Folder(backup, instance), id) }
 
 // CheckName refuses the names of objects that could lead out of a target's folder or be
-// taken for something else: a name is words of A-Z, a-z, 0-9, '_', '-', '.' and '%' with
+// taken for something else: a name is words of A-Z, a-z, 0-9, '_', '-', '.', '%' and '+' with
 // / between them, none of which begins with '.' or '-'.
 func CheckName(name string) error {
 	for part := range strings.SplitSeq(name, "/") {
@@ -103,8 +106,8 @@ func CheckName(name string) error {
 			return fmt.Errorf("%q cannot be a file's name in a target: each part begins with a letter, a digit, '_' or '%%'", name)
 		}
 		for i := 0; i < len(part); i++ {
-			if c := part[i]; !isPlain(c) && c != '.' && c != '%' {
-				return fmt.Errorf("%q cannot be a file's name in a target: it may hold letters, digits, '_', '-', '.' and '%%'", name)
+			if c := part[i]; !isPlain(c) && c != '.' && c != '%' && c != '+' {
+				return fmt.Errorf("%q cannot be a file's name in a target: it may hold letters, digits, '_', '-', '.', '%%' and '+'", name)
 			}
 		}
 	}

@@ -147,10 +147,7 @@ func GroupSets(objects []Object) []Set {
 		if len(parts) != 4 {
 			continue
 		}
-		backup, err1 := Unescape(parts[0])
-		instance, err2 := Unescape(parts[1])
-		_, err3 := ParseID(parts[2])
-		if errors.Join(err1, err2, err3) != nil {
+		if _, err := ParseID(parts[2]); err != nil {
 			continue
 		}
 		folder := path.Dir(o.Name)
@@ -158,7 +155,7 @@ func GroupSets(objects []Object) []Set {
 		if !ok {
 			i = len(sets)
 			byFolder[folder] = i
-			sets = append(sets, Set{Backup: backup, Instance: instance, ID: parts[2]})
+			sets = append(sets, Set{Backup: parts[0], Instance: strings.ReplaceAll(parts[1], "+", "/"), ID: parts[2]})
 		}
 		o.Name = parts[3]
 		sets[i].Objects = append(sets[i].Objects, o)
