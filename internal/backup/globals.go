@@ -21,14 +21,15 @@ type GlobalStatement struct {
 	Text    string
 	What    string // such as "CREATE ROLE app"
 	Outside bool   // it cannot run in a transaction block
+
+	tablespace string // that it is about; "" for none
 }
 
 type globalStatement struct {
 	GlobalStatement
-	role       string // it changes this role, or gives it something; "" for none
-	tablespace string
-	member     bool   // it makes role a member of group
-	group      string //
+	role   string // it changes this role, or gives it something; "" for none
+	member bool   // it makes role a member of group
+	group  string
 }
 
 // ParseGlobals reads the dump. An error names a line and nothing of what stands there.
