@@ -41,6 +41,8 @@ func TestManifest(t *testing.T) {
 		{"version", func(m *Manifest) { m.Version = 2 }, "it has version 2 and this pgfleet reads 1: use a newer pgfleet"},
 		{"no version", func(m *Manifest) { m.Version = 0 }, "version 0"},
 		{"id", func(m *Manifest) { m.ID = "../../etc" }, "not the ID of a set"},
+		{"another's folder", func(m *Manifest) { m.Backup = "../x" }, "no names of a folder"},
+		{"a deeper folder", func(m *Manifest) { m.Backup = "a/b" }, "no names of a folder"},
 		{"role", func(m *Manifest) { m.Role = "leader" }, "role"},
 		{"out of the folder", func(m *Manifest) { m.Files[1].Name = "../appdb.dump.age" }, "not the name of its file"},
 		{"absolute", func(m *Manifest) { m.Files[0].Name = "/etc/passwd" }, "not the name of its file"},
@@ -114,7 +116,7 @@ func FuzzManifest(f *testing.F) {
 			return
 		}
 		for _, file := range m.Files {
-			if path.Base(file.Name) != file.Name || CheckName(path.Join(SetFolder(m.Backup, m.Instance, m.ID), file.Name)) != nil && len(m.Backup)+len(m.Instance) < 50 && len(file.Name) < 200 {
+			if path.Base(file.Name) != file.Name || CheckName(path.Join(SetFolder(m.Backup, m.Instance, m.ID), file.Name)) != nil && len(m.Backup)+len(m.Instance)+len(file.Name) < 800 {
 				t.Errorf("%q leads somewhere else", file.Name)
 			}
 		}

@@ -1,7 +1,11 @@
 -- Begins a session for pg_dump --snapshot: prints the snapshot's name, on one line, and stays in its
 -- transaction. checks.sql goes on in the same session once pg_dump has ended. Run by psql -XAtq -v ON_ERROR_STOP=1.
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+-- Those of newer versions.
 SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings
-WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout', 'transaction_timeout')
+WHERE name IN ('idle_session_timeout', 'transaction_timeout')
 \g /dev/null
 SET search_path = pg_catalog;
 BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
