@@ -1,4 +1,4 @@
-package backup
+package backup_test
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgfleet/pgfleet/internal/backup"
+	"github.com/pgfleet/pgfleet/internal/backup/hosted"
 	"github.com/pgfleet/pgfleet/internal/postgres/postgrestest"
 )
 
@@ -30,21 +32,17 @@ func program(t *testing.T, s *postgrestest.Server, name string) string {
 }
 
 // checks runs the two scripts in a database.
-func checks(t *testing.T, s *postgrestest.Server, database, check string) Checks {
+func checks(t *testing.T, s *postgrestest.Server, database, check string) backup.Checks {
 	t.Helper()
 	cmd := exec.Command(program(t, s, "psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "check="+check, s.URL(database, "postgres"))
-	cmd.Stdin = strings.NewReader(SnapshotSQL() + ChecksSQL())
+	cmd.Stdin = strings.NewReader(hosted.ChecksBegin + hosted.ChecksRest)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil || stderr.Len() > 0 {
 		t.Fatalf("%v: %s", err, &stderr)
 	}
-	snapshot, lines, _ := strings.Cut(string(out), "\n")
-	if len(strings.Split(snapshot, "-")) != 3 {
-		t.Errorf("the snapshot is called %q", snapshot)
-	}
-	all, err := ParseChecks(strings.NewReader(lines))
+	all, err := backup.ParseChecks(bytes.NewReader(out))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,25 +91,23 @@ func TestChecksOfServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		dumped := checks(t, s, "appdb", "rows")
-		two := int64(3)
-		for key, want := range map[string]Check{
-			`"odd ""schema"""."t"`:                 {Relation: `"odd ""schema"""."t"`, Rows: 1000},
-			`"public"."empty"`:                     {Relation: `"public"."empty"`, Sum: "0"},
-			`"public"."parent"`:                    {Relation: `"public"."parent"`, Rows: 1},
-			`"public"."parts_1"`:                   {Relation: `"public"."parts_1"`, Rows: 2},
-			`"public"."hidden"`:                    {Relation: `"public"."hidden"`, Rows: 1},
-			`sequence "public"."down"`:             {Sequence: `"public"."down"`, From: "-3", To: "-3"},
-			`sequence "public"."fresh"`:            {Sequence: `"public"."fresh"`, From: "17", To: "17"},
-			`sequence "odd ""schema"""."t_id_seq"`: {Sequence: `"odd ""schema"""."t_id_seq"`, From: "1001", To: "1001"},
-			"large objects":                        {LargeObjects: &two},
+		for key, want := range map[string]backup.Check{
+			`table "odd ""schema""".t`:           {Rows: 1000},
+			"table public.empty":                 {},
+			"table public.parent":                {Rows: 1},
+			"table public.parts_1":               {Rows: 2},
+			"table public.hidden":                {Rows: 1},
+			"materialized view public.seen":      {Rows: 1},
+			"sequence public.down":               {LastValue: -2, IsCalled: true, Increment: -1},
+			"sequence public.fresh":              {LastValue: 17, Increment: 1},
+			`sequence "odd ""schema""".t_id_seq`: {LastValue: 1000, IsCalled: true, Increment: 1},
+			"large objects":                      {Rows: 3},
 		} {
 			got := dumped[key]
-			if want.Sum == "" {
-				if got.Sum == "" && want.Sequence == "" {
-					t.Errorf("%s has no sum", key)
-				}
-				got.Sum = ""
+			if (got.Sum == nil) != (got.Kind == backup.CheckSequence) {
+				t.Errorf("%s: %+v", key, got)
 			}
+			got.Kind, got.Relation, got.Sum = "", "", nil
 			if d := cmp.Diff(want, got); d != "" {
 				t.Errorf("%s: %s", key, d)
 			}
@@ -120,7 +116,7 @@ func TestChecksOfServer(t *testing.T) {
 			t.Errorf("there are %d checks: %v", len(dumped), dumped)
 		}
 		for key, c := range checks(t, s, "appdb", "counts") {
-			if c.Sum != "" || c.Rows != dumped[key].Rows {
+			if c.Sum != nil || c.Rows != dumped[key].Rows {
 				t.Errorf("%s: %+v", key, c)
 			}
 		}
@@ -143,15 +139,15 @@ func TestChecksOfServer(t *testing.T) {
 		if err := restore.Run(); err != nil {
 			t.Fatalf("pg_restore: %v: %s", err, &said)
 		}
-		if d := CompareChecks(dumped, checks(t, s, "other", "rows")); d != nil {
+		if d := backup.CompareChecks(dumped, checks(t, s, "other", "rows")); d != nil {
 			t.Errorf("the restored database differs: %q", d)
 		}
 
 		if _, err := db.Exec(t.Context(), `UPDATE "odd ""schema""".t SET f = f + 1e-12 WHERE id = 7; SELECT lo_put(4711, 2000000, 'y'); DELETE FROM hidden; SELECT nextval('fresh')`); err != nil {
 			t.Fatal(err)
 		}
-		want := []string{`"odd ""schema"""."t" has other contents`, `"public"."hidden" has 0 rows and had 1`, "large objects has other contents", `sequence "public"."fresh" gives 18 next and would have given 17`}
-		if d := cmp.Diff(want, CompareChecks(dumped, checks(t, s, "appdb", "rows"))); d != "" {
+		want := []string{"large objects: the contents differ", `table "odd ""schema""".t: the contents differ`, "table public.hidden has 0 rows and had 1"}
+		if d := cmp.Diff(want, backup.CompareChecks(dumped, checks(t, s, "appdb", "rows"))); d != "" {
 			t.Error(d)
 		}
 	})
