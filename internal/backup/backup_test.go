@@ -41,6 +41,8 @@ func TestManifest(t *testing.T) {
 		{"version", func(m *Manifest) { m.Version = 2 }, "it has version 2 and this pgfleet reads 1: use a newer pgfleet"},
 		{"no version", func(m *Manifest) { m.Version = 0 }, "version 0"},
 		{"id", func(m *Manifest) { m.ID = "../../etc" }, "not the ID of a set"},
+		{"another's folder", func(m *Manifest) { m.Backup = "../x" }, "no names of a folder"},
+		{"a deeper folder", func(m *Manifest) { m.Backup = "a/b" }, "no names of a folder"},
 		{"role", func(m *Manifest) { m.Role = "leader" }, "role"},
 		{"out of the folder", func(m *Manifest) { m.Files[1].Name = "../appdb.dump.age" }, "not the name of its file"},
 		{"absolute", func(m *Manifest) { m.Files[0].Name = "/etc/passwd" }, "not the name of its file"},
@@ -114,7 +116,7 @@ func FuzzManifest(f *testing.F) {
 			return
 		}
 		for _, file := range m.Files {
-			if path.Base(file.Name) != file.Name || CheckName(path.Join(SetFolder(m.Backup, m.Instance, m.ID), file.Name)) != nil && len(m.Backup)+len(m.Instance) < 50 && len(file.Name) < 200 {
+			if path.Base(file.Name) != file.Name || CheckName(path.Join(SetFolder(m.Backup, m.Instance, m.ID), file.Name)) != nil && len(m.Backup)+len(m.Instance)+len(file.Name) < 800 {
 				t.Errorf("%q leads somewhere else", file.Name)
 			}
 		}
@@ -302,10 +304,14 @@ func TestRetain(t *testing.T) {
 }
 
 func TestCompareChecks(t *testing.T) {
-	dumped, err := ParseChecks(strings.NewReader(`{"relation":"\"a\".\"t\"","rows":3,"sum":"17"}
-{"relation":"\"a\".\"u\"","rows":0,"sum":null}
-{"sequence":"\"a\".\"s\"","from":"9223372036854775807","to":"9223372036854775808"}
-{"large_objects":2,"sum":"5"}
+	dumped, err := ParseChecks(strings.NewReader(`{"kind":"sequence","relation":"a.s","last_value":9223372036854775807,"is_called":true,"increment":1}
+{"kind":"sequence","relation":"a.down","last_value":-3,"is_called":true,"increment":-1}
+{"kind":"sequence","relation":"a.fresh","last_value":1,"is_called":false,"increment":1}
+{"kind":"sequence","relation":"a.busy","last_value":5,"is_called":true,"increment":1}
+{"kind":"table","relation":"a.t","rows":3,"sum":"17"}
+{"kind":"table","relation":"a.u","rows":0,"sum":"0"}
+{"kind":"materialized view","relation":"a.m","rows":1,"sum":"4"}
+{"relation":"","kind":"large objects","rows":2,"sum":"5"}
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -313,25 +319,31 @@ func TestCompareChecks(t *testing.T) {
 	if d := CompareChecks(dumped, dumped); d != nil {
 		t.Errorf("equal ones differ: %q", d)
 	}
-	now, err := ParseChecks(strings.NewReader(`{"relation":"\"a\".\"t\"","rows":3,"sum":"18"}
-{"relation":"\"a\".\"new\"","rows":1}
-{"relation":"\"a\".\"unlogged\"","rows":0}
-{"sequence":"\"a\".\"s\"","from":"1","to":"1"}
-{"large_objects":1,"sum":"5"}`))
+	now, err := ParseChecks(strings.NewReader(`{"kind":"sequence","relation":"a.s","last_value":1,"is_called":false,"increment":1}
+{"kind":"sequence","relation":"a.down","last_value":-2,"is_called":true,"increment":-1}
+{"kind":"sequence","relation":"a.fresh","last_value":1,"is_called":true,"increment":1}
+{"kind":"sequence","relation":"a.busy","last_value":9,"is_called":true,"increment":1}
+{"kind":"table","relation":"a.t","rows":3,"sum":"18"}
+{"kind":"table","relation":"a.new","rows":1}
+{"kind":"table","relation":"a.unlogged","rows":0}
+{"kind":"materialized view","relation":"a.m","rows":2,"sum":"5"}
+{"relation":"","kind":"large objects","rows":1,"sum":"5"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		`"a"."t" has other contents`,
-		`"a"."u" is missing`,
-		`there are 1 large objects and were 2`,
-		`sequence "a"."s" gives 1 next and would have given between 9223372036854775807 and 9223372036854775808`,
-		`"a"."new" was not there`,
+		"there are 1 large objects and were 2",
+		"materialized view a.m has 2 rows and had 1: a restore refreshes it, and it may not have been fresh or depends on the time",
+		"sequence a.down is at -2 and was at -3",
+		"sequence a.s is at 1 (not yet taken) and was at 9223372036854775807",
+		"table a.t: the contents differ",
+		"table a.u is missing",
+		"table a.new was not there",
 	}
 	if d := cmp.Diff(want, CompareChecks(dumped, now)); d != "" {
 		t.Error(d)
 	}
-	for _, text := range []string{"{}", `{"relation":"t","sequence":"s"}`, "x", `{"relation":"t"}` + "\n" + `{"relation":"t"}`} {
+	for _, text := range []string{"{}", `{"kind":"view","relation":"v"}`, `{"kind":"table"}`, "x", `{"kind":"table","relation":"t"}` + "\n" + `{"kind":"table","relation":"t"}`} {
 		if _, err := ParseChecks(strings.NewReader(text)); err == nil {
 			t.Errorf("%s is taken", text)
 		}
@@ -339,8 +351,8 @@ func TestCompareChecks(t *testing.T) {
 }
 
 func FuzzChecks(f *testing.F) {
-	f.Add(`{"relation":"t","rows":3,"sum":"17"}`)
-	f.Add(`{"large_objects":0}`)
+	f.Add(`{"kind":"table","relation":"t","rows":3,"sum":"17"}`)
+	f.Add(`{"kind":"large objects"}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ParseChecks(strings.NewReader(text))
 		if err != nil {

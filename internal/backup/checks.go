@@ -2,46 +2,50 @@ package backup
 
 import (
 	"bufio"
-	_ "embed"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math/big"
 	"slices"
 )
 
-// A Check is one line of a database's checks: of a table or materialized view, of a
-// sequence, or of all large objects.
+// Kinds of checks.
+const (
+	CheckTable            = "table"
+	CheckMaterializedView = "materialized view"
+	CheckSequence         = "sequence"
+	CheckLargeObjects     = "large objects" // one check for all of a database's
+)
+
+// A Check is one line of a database's checks, as the SQL of the package hosted prints them.
 type Check struct {
-	Relation string `json:"relation,omitempty"` // a quoted name with its schema
-	Rows     int64  `json:"rows,omitempty"`
+	Relation string `json:"relation"` // the name with its schema, quoted where needed; "" for large objects
+	Kind     string `json:"kind"`
 
-	// No snapshot holds a sequence still: pg_dump has found it between these two.
-	Sequence string `json:"sequence,omitempty"` // a quoted name with its schema
-	From     string `json:"from,omitempty"`     // what it would have given next when the snapshot was taken, in decimal digits
-	To       string `json:"to,omitempty"`       // and after the dump
+	Rows int64   `json:"rows,omitempty"` // of all but sequences
+	Sum  *string `json:"sum,omitempty"`  // of the contents; nil where rows are counted only
 
-	LargeObjects *int64 `json:"large_objects,omitempty"` // how many there are
-
-	Sum string `json:"sum,omitempty"` // of the contents; "" where rows are counted only
+	// Of a sequence, from before the dump: no snapshot holds one still.
+	LastValue int64 `json:"last_value,omitempty"`
+	IsCalled  bool  `json:"is_called,omitempty"`
+	Increment int64 `json:"increment,omitempty"`
 }
 
 // key names what the check is of.
 func (c Check) key() (string, error) {
-	switch {
-	case c.Relation != "" && c.Sequence == "" && c.LargeObjects == nil:
-		return c.Relation, nil
-	case c.Sequence != "" && c.Relation == "" && c.LargeObjects == nil:
-		return "sequence " + c.Sequence, nil
-	case c.LargeObjects != nil && c.Relation == "" && c.Sequence == "":
-		return "large objects", nil
+	switch c.Kind {
+	case CheckTable, CheckMaterializedView, CheckSequence:
+		if c.Relation == "" {
+			return "", fmt.Errorf("the name of a %s is missing", c.Kind)
+		}
+		return c.Kind + " " + c.Relation, nil
+	case CheckLargeObjects:
+		return c.Kind, nil
 	}
-	return "", errors.New("it is of neither a relation, a sequence nor large objects")
+	return "", fmt.Errorf("the kind %q is unknown", c.Kind)
 }
 
-// Checks are the checks of one database, by what they are of.
+// Checks are the checks of one database, by their kind and name: "table public.t".
 type Checks map[string]Check
 
 // ParseChecks reads JSON lines of checks.
@@ -58,9 +62,6 @@ func ParseChecks(r io.Reader) (Checks, error) {
 			return nil, fmt.Errorf("line %d of the checks: %w", n, err)
 		}
 		key, err := c.key()
-		if err == nil && c.Sequence != "" {
-			_, _, err = c.positions()
-		}
 		if err != nil {
 			return nil, fmt.Errorf("line %d of the checks: %w", n, err)
 		}
@@ -72,8 +73,9 @@ func ParseChecks(r io.Reader) (Checks, error) {
 	return all, lines.Err()
 }
 
-// CompareChecks returns how a database differs from the one that was dumped, a line for
-// each relation, sorted; nil if it does not. A relation that was not in the dumped one
+// CompareChecks returns how a restored database differs from the one that was dumped, a
+// line for each relation, sorted by kind and name; nil if it does not. A sequence may have gone on
+// between its check and the dump, so it may be further. A relation that was not in the dumped one
 // differs only if it has rows: unlogged tables of a standby cannot be read there.
 func CompareChecks(dumped, now Checks) []string {
 	var differences []string
@@ -81,64 +83,47 @@ func CompareChecks(dumped, now Checks) []string {
 		want := dumped[key]
 		got, ok := now[key]
 		switch {
-		case !ok && want.LargeObjects != nil && *want.LargeObjects == 0:
+		case !ok && want.Kind == CheckLargeObjects && want.Rows == 0:
 		case !ok:
 			differences = append(differences, key+" is missing")
-		case want.Relation != "" && want.Rows != got.Rows:
-			differences = append(differences, fmt.Sprintf("%s has %d rows and had %d", key, got.Rows, want.Rows))
-		case want.LargeObjects != nil && *want.LargeObjects != *got.LargeObjects:
-			differences = append(differences, fmt.Sprintf("there are %d large objects and were %d", *got.LargeObjects, *want.LargeObjects))
-		case want.Sequence != "" && !want.spans(got):
-			differences = append(differences, fmt.Sprintf("%s gives %s next and would have given %s", key, got.To, want.span()))
-		case want.Sum != "" && got.Sum != "" && want.Sum != got.Sum:
-			differences = append(differences, key+" has other contents")
+		case want.Kind == CheckSequence && got.behind(want):
+			differences = append(differences, fmt.Sprintf("%s is at %s and was at %s", key, got.position(), want.position()))
+		case want.Kind == CheckLargeObjects && got.Rows != want.Rows:
+			differences = append(differences, fmt.Sprintf("there are %d large objects and were %d", got.Rows, want.Rows))
+		case got.Rows != want.Rows:
+			differences = append(differences, fmt.Sprintf("%s has %d rows and had %d%s", key, got.Rows, want.Rows, want.remark()))
+		case got.Sum != nil && want.Sum != nil && *got.Sum != *want.Sum:
+			differences = append(differences, fmt.Sprintf("%s: the contents differ%s", key, want.remark()))
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(now)) {
-		got := now[key]
-		if _, ok := dumped[key]; !ok && (got.Rows > 0 || got.LargeObjects != nil && *got.LargeObjects > 0) {
+		if _, ok := dumped[key]; !ok && now[key].Rows > 0 {
 			differences = append(differences, key+" was not there")
 		}
 	}
 	return differences
 }
 
-// positions returns From and To of a sequence.
-func (c Check) positions() (from, to *big.Int, err error) {
-	from, ok1 := new(big.Int).SetString(c.From, 10)
-	to, ok2 := new(big.Int).SetString(c.To, 10)
-	if !ok1 || !ok2 {
-		return nil, nil, fmt.Errorf("%q and %q are not what the sequence gives next", c.From, c.To)
+// remark says why a relation may differ though nothing is wrong.
+func (c Check) remark() string {
+	if c.Kind == CheckMaterializedView {
+		return ": a restore refreshes it, and it may not have been fresh or depends on the time"
 	}
-	return from, to, nil
+	return ""
 }
 
-// spans reports whether what a sequence gives next now lies between From and To, or at
-// either: a sequence may go down.
-func (c Check) spans(now Check) bool {
-	from, to, err := c.positions()
-	_, at, err2 := now.positions()
-	return err == nil && err2 == nil && at.Cmp(from)*at.Cmp(to) <= 0
-}
-
-func (c Check) span() string {
-	if c.From == c.To {
-		return c.To
+// behind reports whether a sequence has not come as far as another, in the direction in
+// which that goes.
+func (c Check) behind(other Check) bool {
+	if c.LastValue == other.LastValue {
+		return other.IsCalled && !c.IsCalled
 	}
-	return "between " + c.From + " and " + c.To
+	return (c.LastValue < other.LastValue) == (other.Increment >= 0)
 }
 
-//go:embed snapshot.sql
-var snapshotSQL string
-
-//go:embed checks.sql
-var checksSQL string
-
-// SnapshotSQL returns what psql is given to begin a session for pg_dump --snapshot: it
-// prints the snapshot's name on a line, and then waits for [ChecksSQL] in the same
-// session. psql is run with -XAtq -v ON_ERROR_STOP=1
-// -v check=rows, or check=counts for checks without sums.
-func SnapshotSQL() string { return snapshotSQL }
-
-// ChecksSQL returns what psql is given, behind [SnapshotSQL], to print a database's checks.
-func ChecksSQL() string { return checksSQL }
+func (c Check) position() string {
+	if c.IsCalled {
+		return fmt.Sprint(c.LastValue)
+	}
+	return fmt.Sprintf("%d (not yet taken)", c.LastValue)
+}

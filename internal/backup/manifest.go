@@ -148,6 +148,8 @@ func (m *Manifest) validate() error {
 		return errors.New("backup is missing")
 	case m.Instance == "":
 		return errors.New("instance is missing")
+	case CheckName(SetFolder(m.Backup, m.Instance, m.ID)) != nil || strings.Count(SetFolder(m.Backup, m.Instance, m.ID), "/") != 2:
+		return fmt.Errorf("backup %q and instance %q are no names of a folder", m.Backup, m.Instance)
 	case m.ServerVersion == "":
 		return errors.New("server_version is missing")
 	case m.Role != "primary" && m.Role != "standby":
