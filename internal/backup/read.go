@@ -10,6 +10,7 @@ import (
 	"io"
 	"path"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"filippo.io/age"
@@ -60,7 +61,7 @@ func (r *Reader) Stream(ctx context.Context, f File, sink func(io.Reader) error)
 	plain, err := age.Decrypt(cipher, r.Identities...)
 	if err == nil {
 		note := &noting{r: plain}
-		if err = sink(note); err == nil && note.err == nil {
+		if err = sink(note); err == nil {
 			// What is left behind the end of what the sink wanted, such as padding.
 			_, _ = io.Copy(io.Discard, note)
 		}
@@ -70,8 +71,8 @@ func (r *Reader) Stream(ctx context.Context, f File, sink func(io.Reader) error)
 			<-got
 			return nil
 		}
-		if note.err != nil { // the sink's error is but a consequence
-			err = note.err
+		if first := note.first(); first != nil { // the sink's error is but a consequence
+			err = first
 		}
 	}
 	// Whether the file or what reads it is at fault is seen by the digest alone.
@@ -235,16 +236,26 @@ func (s *summing) differs(f File) string {
 	return ""
 }
 
-// A noting reader keeps the first error but io.EOF.
+// A noting reader keeps the first error but io.EOF. Conn.Pipe may be reading still when it
+// has returned.
 type noting struct {
+	mu  sync.Mutex
 	r   io.Reader
 	err error
 }
 
 func (n *noting) Read(b []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	k, err := n.r.Read(b)
 	if err != nil && !errors.Is(err, io.EOF) && n.err == nil {
 		n.err = err
 	}
 	return k, err
+}
+
+func (n *noting) first() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.err
 }
