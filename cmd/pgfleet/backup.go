@@ -64,7 +64,9 @@ func backupsNamed(fleet *inventory.Fleet, name string) ([]*inventory.Backup, err
 }
 
 // backupFolder is the folder of an instance's sets in a target.
-func backupFolder(b *inventory.Backup, id inventory.InstanceID) string { return backup.Folder(b.Name, string(id)) }
+func backupFolder(b *inventory.Backup, id inventory.InstanceID) string {
+	return backup.Folder(b.Name, string(id))
+}
 
 // identities reads what opens the sets of a backup.
 func (a *app) identities(ctx context.Context, fleet *inventory.Fleet, b *inventory.Backup) ([]age.Identity, error) {

@@ -187,4 +187,3 @@ func (a *app) confirm(ctx context.Context, yes bool, question, otherwise string)
 	}
 	return nil
 }
-

@@ -194,10 +194,16 @@ func pgRestore(ctx context.Context, conn transport.Conn, c transport.Command, st
 		return err
 	}
 	if out.ExitCode != 0 {
-		return errors.New(RestoreError(string(out.Stderr)))
+		return &UnrestorableError{RestoreError(string(out.Stderr))}
 	}
 	return nil
 }
+
+// An UnrestorableError says why pg_restore, or the server that it restores to, does not take a dump.
+type UnrestorableError struct{ why string }
+
+// Error implements error.
+func (e *UnrestorableError) Error() string { return e.why }
 
 func (r *Reader) find(kind, database string) (File, bool) {
 	for _, f := range r.Set.Manifest.Files {

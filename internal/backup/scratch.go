@@ -104,13 +104,19 @@ func (s *Scratch) stop(ctx context.Context) error {
 	defer cancel()
 	out, err := s.conn.Run(ctx, transport.Command{Script: assign("unit", s.unit) + scratchStop, User: "root", Unfenced: true})
 	if err != nil {
-		return fmt.Errorf("whether the scratch cluster is gone is not known (%w); it removes itself within %d minutes, or: systemctl stop %s", err, scratchSilence, s.unit)
+		return &LeftError{fmt.Sprintf("whether the scratch cluster is gone is not known (%v); it removes itself within %d minutes, or: systemctl stop %s", err, scratchSilence, s.unit)}
 	}
 	if left := strings.TrimSpace(string(out.Stdout)); left != "" || out.ExitCode != 0 {
-		return fmt.Errorf("the scratch cluster could not be removed: %s", said(out))
+		return &LeftError{"the scratch cluster could not be removed: " + said(out)}
 	}
 	return nil
 }
+
+// A LeftError says what is left of a scratch cluster.
+type LeftError struct{ what string }
+
+// Error implements error.
+func (e *LeftError) Error() string { return e.what }
 
 // assign returns a line that sets a variable of a script.
 func assign(name, value string) string { return name + "=" + transport.Quote(value) + "\n" }

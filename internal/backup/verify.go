@@ -169,7 +169,7 @@ func (s *Scratch) roles(ctx context.Context, g *Globals) (version string, err er
 	run, _ := g.WithoutTablespaces().Missing(map[string]bool{"postgres": true}, nil)
 	for _, st := range run {
 		if _, err := session.PgConn().Exec(ctx, st.Text).ReadAll(); err != nil {
-			return version, fmt.Errorf("%s: %s: %w", GlobalsName, st.What, serverError(err))
+			return version, &UnrestorableError{fmt.Sprintf("%s: %s: %v", GlobalsName, st.What, serverError(err))}
 		}
 	}
 	return version, nil

@@ -8,3 +8,16 @@ func Identities(names []string, base string, lookupEnv func(string) (string, boo
 	ids := &identities{names: names, base: base, lookupEnv: lookupEnv, passphrase: passphrase}
 	return ids.load()
 }
+
+// ParseRecipients returns the recipients that public keys of age and SSH stand for.
+func ParseRecipients(keys []string) ([]age.Recipient, error) {
+	var list []age.Recipient
+	for _, k := range keys {
+		r, err := parseRecipient(k)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, nil
+}
