@@ -435,6 +435,9 @@ func (t *Backup) files(s *State, c hosted.Config, out *Outcome) error {
 				w.Mode = 0o755
 			}
 			changes = writeFile(s, found, w, part)
+			if len(changes) > 0 && file == c.ScriptPath() {
+				changes[0].Diff = &Diff{Path: file, Old: hosted.Summary(string(found.Content)), New: hosted.Summary(text)}
+			}
 		case found.Exists && found.Regular && strings.HasPrefix(firstLine(strings.TrimPrefix(string(found.Content), "#!/bin/sh\n")), "# "+c.Header):
 			changes = removeFile(s, found, part)
 		}

@@ -117,8 +117,8 @@ func CheckName(name string) error {
 	return nil
 }
 
-// checkPut is CheckName for what is to be written or read: an unfinished file is neither.
-func checkPut(name string) error {
+// CheckStored is [CheckName] for what is to be written or read: an unfinished file is neither.
+func CheckStored(name string) error {
 	if strings.HasSuffix(name, PartialSuffix) {
 		return fmt.Errorf("%q is the name of an unfinished file", name)
 	}

@@ -8,7 +8,7 @@ import (
 
 // A Target keeps the files of sets as objects, whose names are paths with / between
 // their parts; see [CheckName]. All methods may be called concurrently and keep to
-// their context. Their errors name the target's object; the suite in targettest
+// their context. Their errors name the target's object; the suite in target/targettest
 // holds a target to this.
 type Target interface {
 	// Put stores what r yields under a name, in the place of what was there, and

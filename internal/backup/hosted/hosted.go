@@ -3,6 +3,7 @@
 package hosted
 
 import (
+	"crypto/sha256"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -104,8 +105,21 @@ func (c Config) Script() (string, error) {
 	} {
 		b.WriteString(v.name + "=" + quote(v.value) + "\n")
 	}
+	b.WriteString(programBegins)
 	fmt.Fprintf(&b, "checks_begin() {\n\tcat <<'END_OF_CHECKS'\n%sEND_OF_CHECKS\n}\nchecks_rest() {\n\tcat <<'END_OF_CHECKS'\n%sEND_OF_CHECKS\n}\n\n%s", ChecksBegin, ChecksRest, backupScript)
 	return b.String(), nil
+}
+
+// programBegins divides what a script says from the program, which is the same in all of them.
+const programBegins = "# The program.\n"
+
+// Summary returns a script for the reader: what it says, and of the program how long it is and a digest.
+func Summary(script string) string {
+	says, program, ok := strings.Cut(script, programBegins)
+	if !ok {
+		return script
+	}
+	return fmt.Sprintf("%s# The program: %d lines, SHA-256 %x\n", says, strings.Count(program, "\n"), sha256.Sum256([]byte(program)))
 }
 
 // quote returns a word of the shell.
