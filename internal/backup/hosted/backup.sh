@@ -156,7 +156,8 @@ database() { # oid, name in files, connection string
 		exec 3<>"$run/sql" 4<>"$run/said"
 		encrypt "$run/rows" "$set/$name.checks.age" checks
 		rows=$encrypting
-		( "$bin_dir/psql" -XAtqw -v ON_ERROR_STOP=1 -v check="$check" -d "$conninfo" -f - <"$run/sql" >"$run/rows" 2>"$run/checks.err" 3>&- 4>&- 9>&-
+		( exec 3>&- # or this would keep psql waiting for more
+			"$bin_dir/psql" -XAtqw -v ON_ERROR_STOP=1 -v check="$check" -d "$conninfo" -f - <"$run/sql" >"$run/rows" 2>"$run/checks.err" 4>&- 9>&-
 			s=$?
 			echo ended >&4
 			exit "$s" ) &
