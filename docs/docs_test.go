@@ -400,7 +400,7 @@ func TestKeys(t *testing.T) {
 			t.Errorf("no page has the keys of the kind %q", kind)
 		}
 	}
-	for _, name := range []string{"task", "fleet", "ssh", "postgres", "hosts", "groups", "client", "rotation", "secrets.age", "secrets.vault", "secrets.aws", "secrets.exec", "ca", "rollout"} {
+	for _, name := range []string{"task", "fleet", "ssh", "postgres", "hosts", "groups", "client", "rotation", "backup", "secrets.age", "secrets.vault", "secrets.aws", "secrets.exec", "ca", "rollout"} {
 		if !documented[name] {
 			t.Errorf("no page has the keys of %q", name)
 		}

@@ -37,6 +37,7 @@ func (l *loader) check() {
 	l.checkCA()
 	l.checkClients()
 	l.checkRotations()
+	l.checkBackups()
 	l.checkTasks()
 }
 

@@ -11,6 +11,8 @@ type includedFile struct {
 	Clients   []*Node              `toml:"client" doc:"Who must be able to connect; a table each."`
 	Rotations []*Node              `toml:"rotation" doc:"Passwords that are rotated; a table each."`
 	Tasks     []*Node              `toml:"task"`
+
+	Backups []Positioned[backupTable] `toml:"backup" doc:"Backups of databases; a table each."`
 }
 
 // mainFile is what fleet.toml may hold.

@@ -23,6 +23,7 @@ type Fleet struct {
 	Groups    []*Group         // likewise
 	Clients   []Client         // in the order of the files
 	Rotations []Rotation       // likewise
+	Backups   []Backup         // likewise
 	Tasks     []Task           // in the order in which they are planned
 
 	hosts map[string]*Host

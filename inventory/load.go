@@ -61,6 +61,7 @@ type loader struct {
 
 	rotations []*Node
 	caPos     Position // of [ca]
+	backups   []Positioned[backupTable]
 }
 
 func newLoader(opt Options) *loader {
@@ -115,6 +116,7 @@ func (l *loader) content(name string, file includedFile, stack []string) {
 	l.groups = append(l.groups, file.Groups...)
 	l.clients = append(l.clients, file.Clients...)
 	l.rotations = append(l.rotations, file.Rotations...)
+	l.backups = append(l.backups, file.Backups...)
 	l.tasks = append(l.tasks, file.Tasks...)
 }
 

@@ -37,6 +37,18 @@ type Conn interface {
 	// exited with a code other than 0 is not an error.
 	Run(ctx context.Context, c Command) (Output, error)
 
+	// Pipe runs one command between two streams and returns how it ended, without
+	// Stdout. stdin is read as fast as the command takes it (nil is empty), stdout is
+	// written to as fast as it takes, and no more than a window of SSH's of either is
+	// kept. The command's input ends only where stdin does: when reading stdin or
+	// writing to stdout fails that error is returned, and the command gets SIGTERM, as it does when the
+	// context ends. After a connection is lost, though, its input ends like any
+	// other: what must not be taken for whole has to say how it ends. A call to
+	// Read or Write of the streams that is under way when Pipe returns early may go
+	// on; no other begins. Where the connection is Fenced the lease is looked at
+	// before the command starts, and not kept from being taken afterwards.
+	Pipe(ctx context.Context, c Command, stdin io.Reader, stdout io.Writer) (Output, error)
+
 	// Postgres opens a session as the superuser over the server's own socket.
 	// The caller closes it.
 	Postgres(ctx context.Context, at Endpoint) (*pgx.Conn, error)
@@ -47,7 +59,7 @@ type Conn interface {
 	DialPostgres(ctx context.Context, address string, port int) (Stream, error)
 
 	// Fenced returns the same connection, but one that changes nothing unless
-	// the lease is the run's: WriteFiles, Remove and every Run that is not
+	// the lease is the run's: WriteFiles, Remove and every Run and Pipe that is not
 	// Unfenced look at it on the host, in the script that writes. What has lost
 	// its lease fails with an error of KindFenced, and then nothing was changed.
 	// Nobody can take the lease between that look and the end of the write. Sessions

@@ -62,6 +62,12 @@ func (f Fence) command(script string, stdin int) string {
 	return f.functions() + before + "fence\nunset line\nunset -f ours fence\ntrap : HUP INT TERM\n" + input + "(unset in; eval " + Quote(script) + ") 9<&-\nexit $?\n"
 }
 
+// before puts a look at the lease in front of a script, which then gets the standard input. It
+// waits for whoever is just taking the lease, but a stream may last for hours: the lock is not kept.
+func (f Fence) before(script string) string {
+	return f.functions() + "fence\nexec 9<&-\nunset line\nunset -f ours fence\n" + script
+}
+
 // refused returns the error of a script that the fence has kept from running,
 // and nil if it has not.
 func (f Fence) refused(op string, out Output) error {

@@ -61,6 +61,14 @@ func testFenced(t *testing.T, h Host, c transport.Conn) {
 			t.Errorf("input not read: %+v, %v", out, err)
 		}
 	}
+	piped := func(script string) (transport.Output, string, error) {
+		var got bytes.Buffer
+		out, err := f.Pipe(deadline(t), transport.Command{Script: script}, strings.NewReader("in"), &got)
+		return out, got.String(), err
+	}
+	if out, got, err := piped("cat; echo \"'$0 $# ${line-unset}\"; exit 3"); err != nil || out.ExitCode != 3 || !strings.HasPrefix(got, "in'") || !strings.HasSuffix(got, " 0 unset\n") {
+		t.Errorf("Pipe: %+v, %q, %v", out, got, err)
+	}
 	if err := write("one"); err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +92,8 @@ func testFenced(t *testing.T, h Host, c transport.Conn) {
 	}
 
 	refused("WriteFiles", write("two"))
+	_, _, err = piped("touch " + dir + "/never")
+	refused("Pipe", err)
 	refused("Remove", f.Remove(deadline(t), dir+"/file"))
 	for _, user := range users {
 		_, err := f.Run(deadline(t), transport.Command{User: user, Script: "touch " + dir + "/never"})

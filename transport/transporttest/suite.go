@@ -54,7 +54,7 @@ func Run(t *testing.T, h Host) {
 		{"Files", testFiles, false}, {"Globs", testGlobs, false}, {"ReadHost", testReadHost, false}, {"ReadTwice", testReadTwice, true},
 		{"Probe", testProbe, false}, {"CertificateFile", testCertificateFile, false}, {"Debian", testDebian, false},
 		{"Run", testRun, true}, {"RunInput", testRunInput, true}, {"RunOutput", testRunOutput, false}, {"RunUsers", testRunUsers, true},
-		{"RunEnds", testRunEnds, true}, {"RunMany", testRunMany, true},
+		{"RunEnds", testRunEnds, true}, {"RunMany", testRunMany, true}, {"Pipe", testPipe, true}, {"PipeEnds", testPipeEnds, true},
 		{"WriteFiles", testWriteFiles, false}, {"WriteLarge", testWriteLarge, false}, {"WriteLinks", testWriteLinks, false},
 		{"WriteAllOrNothing", testWriteAllOrNothing, true}, {"WriteRights", testWriteRights, true}, {"PlantedLinks", testPlantedLinks, true}, {"Remove", testRemove, false}, {"Fenced", testFenced, true},
 		{"Postgres", testPostgres, true}, {"PostgresLarge", testPostgresLarge, false}, {"PostgresCancel", testPostgresCancel, true},

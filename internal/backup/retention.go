@@ -1,0 +1,82 @@
+package backup
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Verdict says whether a set is to go.
+type Verdict struct {
+	Set    *Set
+	Delete bool
+	Reason string // why it goes or stays
+}
+
+// Retain decides for each set, in the order of sets, whether it goes, so that the newest keep good ones
+// of each backup and instance stay. Nothing goes while the newest run that has ended is
+// not good, nor what no manifest lists. Active tells which sets are known to be in the
+// making; nil for none.
+func Retain(sets []Set, keep int, now time.Time, active func(*Set) bool) []Verdict {
+	verdicts := make([]Verdict, len(sets))
+	groups := make(map[[2]string][]int)
+	for i := range sets {
+		s := &sets[i]
+		verdicts[i].Set = s
+		key := [2]string{s.Backup, s.Instance}
+		groups[key] = append(groups[key], i)
+	}
+	for _, members := range groups {
+		retain(verdicts, members, keep, func(s *Set) (State, string) {
+			return s.State(now, active != nil && active(s))
+		})
+	}
+	return verdicts
+}
+
+// retain decides for the sets of one backup and instance.
+func retain(verdicts []Verdict, members []int, keep int, state func(*Set) (State, string)) {
+	newestFirst(verdicts, members)
+	blocked := ""
+	for _, i := range members {
+		s := verdicts[i].Set
+		st, why := state(s)
+		if st == Running {
+			continue
+		}
+		if st != Good {
+			blocked = fmt.Sprintf("the newest run, %s, is %s (%s): nothing goes until one is good again", s.ID, st, why)
+		}
+		break
+	}
+	good := 0
+	for _, i := range members {
+		v := &verdicts[i]
+		st, why := state(v.Set)
+		if st == Good {
+			good++
+		}
+		switch {
+		case st == Running:
+			v.Reason = "running: " + why
+		case st == Good && good <= max(keep, 1):
+			v.Reason = fmt.Sprintf("good, %d of the %d that are kept", good, max(keep, 1))
+		case blocked != "":
+			v.Reason = blocked
+		case st == Good:
+			v.Delete, v.Reason = true, fmt.Sprintf("there are %d newer good sets", good-1)
+		case st == Damaged && v.Set.Manifest != nil && good >= max(keep, 1):
+			v.Delete, v.Reason = true, fmt.Sprintf("%s, and there are %d newer good sets", why, good)
+		case st == Damaged:
+			v.Reason = "damaged: " + why
+		default:
+			v.Reason = fmt.Sprintf("%s: no manifest lists its files, remove them by hand (%s)", st, why)
+		}
+	}
+}
+
+// newestFirst sorts indexes of sets by the sets' IDs, which are times.
+func newestFirst(verdicts []Verdict, members []int) {
+	slices.SortFunc(members, func(a, b int) int { return strings.Compare(verdicts[b].Set.ID, verdicts[a].Set.ID) })
+}
