@@ -303,7 +303,7 @@ fi
 sets | while IFS= read -r s; do
 	[ "$s" = "$set" ] || [ -e "$s/manifest.json" ] || [ -e "$s/failed.json" ] || {
 		rm -f -- "$s"/*.partial
-		printf '{"version":1,"id":"%s","began":"","ended":"%s","step":"cut off","message":"the run was cut off: killed, or the host went down"}\n' "${s##*/}" "$began" >"$s/failed.json.partial" &&
+		printf '{"version":1,"id":"%s","began":"'"$(printf '%s' "${s##*/}" | sed 's/^\(....\)\(..\)\(..\)T\(..\)\(..\)\(..\)Z$/\1-\2-\3T\4:\5:\6Z/')"'","ended":"%s","step":"cut off","message":"the run was cut off: killed, or the host went down"}\n' "${s##*/}" "$began" >"$s/failed.json.partial" &&
 			durable "$s/failed.json"
 	}
 done
