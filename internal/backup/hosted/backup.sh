@@ -280,7 +280,7 @@ exec 9>"$base/.lock" || { bad target "$base/.lock cannot be written"; end; }
 flock -n 9 || { note 'Another run of this backup goes on.'; exit 1; }
 
 began=$(now)
-for try in 1 2 3; do
+for _ in 1 2 3; do
 	id=$(date -u +%Y%m%dT%H%M%SZ)
 	mkdir -- "$base/$id" 2>"$run/mkdir.err" && { set=$base/$id; break; }
 	[ -d "$base/$id" ] || break
