@@ -65,6 +65,9 @@ func Expand(fleet *inventory.Fleet, instances []inventory.Instance, o Options) (
 		}
 	}
 	for _, in := range instances {
+		backups, backupErrs := expandBackups(fleet, in, o)
+		errs = append(errs, backupErrs...)
+		all[in.ID()] = append(all[in.ID()], backups...)
 		list := all[in.ID()]
 		clients, clientErrs := clientsOf(fleet, in)
 		errs = append(errs, clientErrs...)

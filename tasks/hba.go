@@ -153,9 +153,9 @@ func texts[T fmt.Stringer](rules []T) []string {
 	return list
 }
 
-// all returns the declared rules, the cluster's own replication and the end.
+// all returns the rules for backups, the declared ones, the cluster's own replication and the end.
 func (t *HBA) all(in inventory.Instance, s *State) []postgres.HBARule {
-	rules := slices.Clone(t.rules)
+	rules := append(t.backups(in), t.rules...)
 	if t.Replication != "none" {
 		rules = append(rules, t.replication(in, s)...)
 	}
@@ -169,6 +169,22 @@ func (t *HBA) all(in inventory.Instance, s *State) []postgres.HBARule {
 				Type: "host", Databases: []postgres.HBAToken{{Text: database}}, Users: all,
 				Address: postgres.HBAPrefix(netip.MustParsePrefix(network)), Method: "reject",
 			})
+		}
+	}
+	return rules
+}
+
+// backups returns one rule for each account that makes backups, ahead of the declared rules, of which one may reject it.
+func (t *HBA) backups(in inventory.Instance) []postgres.HBARule {
+	var rules []postgres.HBARule
+	for i := range t.fleet.Backups {
+		b := &t.fleet.Backups[i]
+		rule := postgres.HBARule{
+			Type: "local", Databases: []postgres.HBAToken{{Text: "all"}}, Users: []postgres.HBAToken{postgres.HBAName(b.Role)}, Method: "peer", Comment: " backup " + b.Name,
+		}
+		same := func(r postgres.HBARule) bool { return r.String() == rule.String() }
+		if !b.Absent && b.Means(in) && !slices.ContainsFunc(rules, same) && !slices.ContainsFunc(t.rules, same) {
+			rules = append(rules, rule)
 		}
 	}
 	return rules

@@ -80,7 +80,7 @@ Exit codes: 0 all is well, 1 a host failed, 2 the input was wrong.`,
 		a.execCommand(), a.sqlCommand(),
 		a.logCommand(), a.unlockCommand(),
 		a.schemaCommand(), a.versionCommand(),
-		a.initCommand(), a.secretsCommand(),
+		a.initCommand(), a.secretsCommand(), a.backupCommand(),
 	)
 	return root
 }

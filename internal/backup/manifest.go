@@ -165,10 +165,11 @@ func (m *Manifest) validate() error {
 		if err := f.validate(); err != nil {
 			return err
 		}
-		if seen[f.Name] {
+		base, _ := generation(f.Name)
+		if seen[base] {
 			return fmt.Errorf("%s stands there twice", f.Name)
 		}
-		seen[f.Name] = true
+		seen[base] = true
 		globals = globals || f.Kind == KindGlobals
 	}
 	if !globals {
@@ -199,7 +200,7 @@ func (f File) validate() error {
 	if f.Kind != KindGlobals && f.Database == "" {
 		return fmt.Errorf("%q is of no database", f.Name)
 	}
-	if f.Name != want {
+	if base, _ := generation(f.Name); base != want {
 		return fmt.Errorf("%q is not the name of its file, which is %q", f.Name, want)
 	}
 	if f.Bytes <= 0 || !isSHA256(f.SHA256) {

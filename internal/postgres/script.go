@@ -35,8 +35,9 @@ func SplitScript(text string) ([]ScriptStatement, error) {
 // A splitter finds where statements end.
 type splitter struct {
 	lexer   sqlLexer
-	line    int // of counted
-	counted int // up to where lines were counted
+	dump    bool // psql's commands are passed over, see SplitDump
+	line    int  // of counted
+	counted int  // up to where lines were counted
 }
 
 // lineAt returns the line of an offset that is not before the one asked for
@@ -58,6 +59,9 @@ func (x *splitter) statement() (*ScriptStatement, error) {
 			return nil, fmt.Errorf("line %d: %w", x.lineAt(e.at), err)
 		}
 		switch {
+		case x.dump && st == nil && t.text == `\`:
+			x.lexer.line()
+			continue
 		case t.kind == sqlEnd || t.text == ";" && parens == 0 && blocks == 0:
 			if st == nil && t.kind != sqlEnd {
 				continue

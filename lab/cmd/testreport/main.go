@@ -114,7 +114,7 @@ func laneOf(name string) int {
 	switch name {
 	case "e2e":
 		return 1
-	case "rollouts", "crashes", "property":
+	case "rollouts", "crashes", "property", "backups":
 		return 2
 	}
 	return 0

@@ -1,0 +1,267 @@
+package backup
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"path"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"filippo.io/age"
+
+	"github.com/pgfleet/pgfleet/transport"
+)
+
+// A Reader reads the files of one set: from its target, decrypted here. What it
+// decrypts is in memory only. Its methods may be called concurrently.
+type Reader struct {
+	Target     Target
+	Set        *Set // with a manifest
+	Identities []age.Identity
+	// Read counts the bytes of encrypted files that were read; it may be nil.
+	Read *atomic.Int64
+}
+
+// ErrEnough is what a sink returns that wants no more of a file.
+var ErrEnough = errors.New("no more is wanted")
+
+// A DamagedError says what is wrong with a file of a set.
+type DamagedError struct {
+	Set, File string // the set's folder in its target
+	Why       string
+}
+
+// Error says which file it is, what is wrong, and what to do.
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("%s/%s %s; restore from another set, and have this one made again", e.Set, e.File, e.Why)
+}
+
+// Stream passes what a file holds to sink, and compares size and SHA-256 of the
+// encrypted file with the manifest's at the end. The error is nil only if all was read and equal
+// and sink had no error: until then what sink got may be cut off or, but for what
+// age has authenticated, wrong. A sink that returns [ErrEnough] ends it without an error, and without the
+// comparison.
+func (r *Reader) Stream(ctx context.Context, f File, sink func(io.Reader) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cipher, fill := io.Pipe()
+	sum := &summing{hash: sha256.New(), count: r.Read}
+	got := make(chan error, 1)
+	go func() {
+		err := r.Target.Get(ctx, path.Join(r.Set.Folder(), f.Name), io.MultiWriter(sum, fill))
+		fill.CloseWithError(err)
+		got <- err
+	}()
+	plain, err := age.Decrypt(cipher, r.Identities...)
+	if err == nil {
+		note := &noting{r: plain}
+		if err = sink(note); err == nil {
+			// What is left behind the end of what the sink wanted, such as padding.
+			_, _ = io.Copy(io.Discard, note)
+		}
+		if errors.Is(err, ErrEnough) {
+			cancel()
+			cipher.CloseWithError(ErrEnough)
+			<-got
+			return nil
+		}
+		if first := note.first(); first != nil { // the sink's error is but a consequence
+			err = first
+		}
+	}
+	// Whether the file or what reads it is at fault is seen by the digest alone.
+	_, _ = io.Copy(io.Discard, cipher)
+	if gotErr := <-got; gotErr != nil {
+		return gotErr
+	}
+	if why := sum.differs(f); why != "" {
+		return &DamagedError{r.Set.Folder(), f.Name, why}
+	}
+	if _, ok := errors.AsType[*age.NoIdentityMatchError](err); ok {
+		var recipients []string
+		recipients = append(recipients, r.Set.Manifest.Encryption.Recipients...)
+		return fmt.Errorf("none of the identities opens %s/%s, which is encrypted to %s: name the file of one of these keys among the identities of the backup",
+			r.Set.Folder(), f.Name, strings.Join(recipients, ", "))
+	}
+	return err
+}
+
+// Text returns what a file holds, which is small.
+func (r *Reader) Text(ctx context.Context, f File) ([]byte, error) {
+	var text limited
+	err := r.Stream(ctx, f, func(plain io.Reader) error {
+		_, err := io.Copy(&text, plain)
+		return err
+	})
+	return text.Bytes(), err
+}
+
+// Globals reads the set's roles.
+func (r *Reader) Globals(ctx context.Context) (*Globals, error) {
+	for _, f := range r.Set.Manifest.Files {
+		if f.Kind != KindGlobals {
+			continue
+		}
+		text, err := r.Text(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		return ParseGlobals(string(text))
+	}
+	return nil, errors.New("the set has no dump of roles") // no manifest without is read
+}
+
+// Checks reads the checks of a database; nil if the set has none.
+func (r *Reader) Checks(ctx context.Context, database string) (Checks, error) {
+	f, ok := r.find(KindChecks, database)
+	if !ok {
+		return nil, nil
+	}
+	var checks Checks
+	err := r.Stream(ctx, f, func(plain io.Reader) (err error) {
+		checks, err = ParseChecks(plain)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return checks, nil
+}
+
+// Schema has pg_restore in binDir, on a host, say what a dump needs. Only the dump's
+// beginning is read.
+func (r *Reader) Schema(ctx context.Context, conn transport.Conn, binDir, database string) (*Schema, error) {
+	f, ok := r.find(KindDatabase, database)
+	if !ok {
+		return nil, fmt.Errorf("the set has no database %q; it has %s", database, strings.Join(r.Set.Manifest.Databases(), ", "))
+	}
+	var text limited
+	err := r.Stream(ctx, f, func(plain io.Reader) error {
+		c := transport.Command{Script: "exec " + transport.Quote(binDir+"/pg_restore") + " --schema-only --create -f -", User: "postgres", Unfenced: true}
+		if err := pgRestore(ctx, conn, c, plain, &text); err != nil {
+			return err
+		}
+		return ErrEnough
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ParseSchema(text.String(), database)
+}
+
+// ReadThrough has pg_restore in binDir, on a host, read the whole of a database's dump, with its data,
+// and drop it.
+func (r *Reader) ReadThrough(ctx context.Context, conn transport.Conn, binDir string, f File) error {
+	return r.Stream(ctx, f, func(plain io.Reader) error {
+		c := transport.Command{Script: "exec " + transport.Quote(binDir+"/pg_restore") + " -f /dev/null", User: "postgres", Unfenced: true}
+		return pgRestore(ctx, conn, c, plain, io.Discard)
+	})
+}
+
+// RestoreInto has pg_restore in binDir, on a host, restore a dump into a database, which is there and
+// empty, with more options.
+func (r *Reader) RestoreInto(ctx context.Context, conn transport.Conn, binDir string, at transport.Endpoint, f File, options ...string) error {
+	words := []string{
+		"exec", transport.Quote(binDir + "/pg_restore"), "--no-password", "--exit-on-error",
+		"--host=" + transport.Quote(at.SocketDir), fmt.Sprintf("--port=%d", at.Port), "--username=" + transport.Quote(at.User),
+		"--dbname=" + transport.Quote("dbname="+conninfo(at.Database)),
+	}
+	for _, o := range options {
+		words = append(words, transport.Quote(o))
+	}
+	// The database's own settings are there already, as they are with pg_restore --create.
+	script := "unset PGSERVICE PGSERVICEFILE\nPGOPTIONS='-c default_transaction_read_only=off'; PGAPPNAME=pgfleet; export PGOPTIONS PGAPPNAME\n" + strings.Join(words, " ")
+	return r.Stream(ctx, f, func(plain io.Reader) error {
+		return pgRestore(ctx, conn, transport.Command{Script: script, User: "postgres"}, plain, io.Discard)
+	})
+}
+
+// conninfo quotes a value of a connection string (libpq, "Keyword/Value Connection Strings").
+func conninfo(value string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
+}
+
+// pgRestore runs pg_restore, and says why it failed.
+func pgRestore(ctx context.Context, conn transport.Conn, c transport.Command, stdin io.Reader, stdout io.Writer) error {
+	out, err := conn.Pipe(ctx, c, stdin, stdout)
+	if err != nil {
+		return err
+	}
+	if out.ExitCode != 0 {
+		return &UnrestorableError{RestoreError(string(out.Stderr))}
+	}
+	return nil
+}
+
+// An UnrestorableError says why pg_restore, or the server that it restores to, does not take a dump.
+type UnrestorableError struct{ why string }
+
+// Error implements error.
+func (e *UnrestorableError) Error() string { return e.why }
+
+func (r *Reader) find(kind, database string) (File, bool) {
+	for _, f := range r.Set.Manifest.Files {
+		if f.Kind == kind && f.Database == database {
+			return f, true
+		}
+	}
+	return File{}, false
+}
+
+// A summing writer computes what the manifest has of a file.
+type summing struct {
+	hash  hash.Hash
+	bytes int64
+	count *atomic.Int64
+}
+
+func (s *summing) Write(b []byte) (int, error) {
+	s.bytes += int64(len(b))
+	if s.count != nil {
+		s.count.Add(int64(len(b)))
+	}
+	return s.hash.Write(b)
+}
+
+// differs says how what was read is not what the manifest says; "" if it is.
+func (s *summing) differs(f File) string {
+	switch sum := hex.EncodeToString(s.hash.Sum(nil)); {
+	case s.bytes < f.Bytes:
+		return fmt.Sprintf("is cut off: it has %d bytes and had %d", s.bytes, f.Bytes)
+	case s.bytes > f.Bytes:
+		return fmt.Sprintf("has %d bytes and had %d", s.bytes, f.Bytes)
+	case sum != f.SHA256:
+		return fmt.Sprintf("was changed since it was made: its SHA-256 is %s… and was %s…", sum[:16], f.SHA256[:16])
+	}
+	return ""
+}
+
+// A noting reader keeps the first error but io.EOF. Conn.Pipe may be reading still when it
+// has returned.
+type noting struct {
+	mu  sync.Mutex
+	r   io.Reader
+	err error
+}
+
+func (n *noting) Read(b []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	k, err := n.r.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) && n.err == nil {
+		n.err = err
+	}
+	return k, err
+}
+
+func (n *noting) first() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.err
+}

@@ -1,0 +1,54 @@
+--
+-- PostgreSQL database cluster dump
+--
+
+\restrict abc
+
+SET default_transaction_read_only = off;
+
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
+
+--
+-- Roles
+--
+
+CREATE ROLE "Odd Owner";
+ALTER ROLE "Odd Owner" WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB NOLOGIN NOREPLICATION NOBYPASSRLS;
+CREATE ROLE app;
+ALTER ROLE app WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB NOLOGIN NOREPLICATION NOBYPASSRLS;
+CREATE ROLE grp;
+ALTER ROLE grp WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB NOLOGIN NOREPLICATION NOBYPASSRLS;
+CREATE ROLE postgres;
+ALTER ROLE postgres WITH SUPERUSER INHERIT CREATEROLE CREATEDB LOGIN REPLICATION BYPASSRLS;
+CREATE ROLE "quote""r";
+ALTER ROLE "quote""r" WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB LOGIN NOREPLICATION NOBYPASSRLS PASSWORD 'SCRAM-SHA-256$4096:+htzpoTZ/yWqFIA051W6Dg==$8XeMBo4U0GNcKDQu+PFoff1BMoS6FLoQbaYS0pqmdRc=:TvcIzeMQ47gKCz0EZzQiO83UwNXB050gPxl9Y+9kJ5g=';
+
+--
+-- User Configurations
+--
+
+--
+-- User Config "app"
+--
+
+ALTER ROLE app SET work_mem TO '8MB';
+
+
+--
+-- Role memberships
+--
+
+GRANT grp TO app GRANTED BY postgres;
+
+
+
+
+
+
+\unrestrict abc
+
+--
+-- PostgreSQL database cluster dump complete
+--
+
