@@ -28,7 +28,7 @@ point-in-time recovery.`,
 		Args: a.noSuchCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.backupListCommand(), a.backupVerifyCommand(), a.backupRestoreCommand(), a.backupPruneCommand(), a.backupRekeyCommand())
+	cmd.AddCommand(a.backupRunCommand(), a.backupListCommand(), a.backupVerifyCommand(), a.backupRestoreCommand(), a.backupPruneCommand(), a.backupRekeyCommand())
 	return cmd
 }
 
