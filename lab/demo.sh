@@ -204,7 +204,7 @@ sslrootcert=/root/ca.pem
 END
 say "What psql calls a service is a server with sslmode=verify-full and the fleet's ca.pem."
 by_hand pg05 "openssl s_client -starttls postgres -connect $pg01:5432 -servername pg01 -CAfile /root/ca.pem -verify_ip $pg01 -verify_return_error -brief </dev/null"
-by_hand pg05 "psql 'service=pg01 user=$user' -XAtc \"SELECT 'in, over ' || version || ' from ' || inet_client_addr() FROM pg_stat_ssl WHERE pid = pg_backend_pid()\""
+by_hand pg05 "PGOPTIONS='-c role=none' psql 'service=pg01 user=$user' -XAtc \"SELECT 'in, over ' || version || ' from ' || inet_client_addr() FROM pg_stat_ssl WHERE pid = pg_backend_pid()\""
 refused pg05 "psql 'service=pg01 user=$user sslmode=disable' -XAtc 'SELECT 1'" 'no encryption'
 refused pg04 "psql 'host=$pg01 dbname=appdb user=$user sslmode=require' -XAtc 'SELECT 1'" 'pg_hba.conf rejects connection'
 

@@ -91,6 +91,13 @@ func TestLabInitApply(t *testing.T) {
 		wantGuide(t, h, "appuser_a")
 		wantLogins(t, l, h, dir, "appuser_a")
 	}
+
+	proofs := guideProofs(t)
+	trustCA(t, application, dir)
+	for _, h := range servers {
+		t.Run(fmt.Sprintf("steps/postgres-%d", h.Postgres), func(t *testing.T) { wantSteps(t, h, application, dir, proofs) })
+	}
+	wantPlan(t, dir, 0)
 }
 
 // asApplication gives a host a second address, in the applications' network, from

@@ -175,7 +175,7 @@ func (c *cut) finishes(t *testing.T) {
 // pgfleet killed by a real -9 when its files are in place: within the time that
 // it was given, the host has the old files and a server that runs with them.
 func TestLabDeadManKilled(t *testing.T) {
-	for _, v := range versions() {
+	for _, v := range sampled(13, 18) {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
 			t.Parallel()
 			c := cutAt(t, fmt.Sprintf("pg%d", v), "6s", syscall.SIGKILL)
@@ -188,7 +188,7 @@ func TestLabDeadManKilled(t *testing.T) {
 // A host that loses its power in the middle of a step, also while it is putting
 // back, has the old files before PostgreSQL starts.
 func TestLabDeadManReboot(t *testing.T) {
-	for _, v := range versions() {
+	for _, v := range sampled(15, 17) {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
 			t.Parallel()
 			host := fmt.Sprintf("pg%d", v)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -17,6 +18,15 @@ var fleet labtest.Fleet
 
 // versions are the major versions that tests run against.
 func versions() []int { return []int{13, 15, 17, 18} }
+
+// sampled returns some of the versions, for what takes long and hardly depends on
+// them, and in a soak all.
+func sampled(some ...int) []int {
+	if os.Getenv("PGFLEET_SOAK") != "" {
+		return versions()
+	}
+	return some
+}
 
 func TestMain(m *testing.M) {
 	fleet.Main(m, []lab.Host{
