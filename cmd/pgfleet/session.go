@@ -116,7 +116,7 @@ func (a *app) open(ctx context.Context, digester *secrets.Digester) (*session, e
 	if s.connector, err = a.newConnector(ctx, fleet); err != nil {
 		return nil, err
 	}
-	s.run = &rollout.Run{Fleet: fleet, Connector: s.connector, Resolver: s.secrets, Forks: a.forks}
+	s.run = &rollout.Run{Fleet: fleet, Connector: s.connector, Resolver: s.secrets, Redactor: a.ui.redactor, Forks: a.forks}
 	if err := s.choose(ctx, sel); err != nil {
 		s.Close()
 		return nil, err

@@ -52,21 +52,21 @@ func (p *Program) Name() string { return p.Command[0] }
 
 // An Answer is what is common to all answers; their types embed it.
 type Answer struct {
-	Error *Failure `json:"error"`
+	Error *AnswerError `json:"error"`
 }
 
-func (a *Answer) failure() *Failure { return a.Error }
+func (a *Answer) failure() *AnswerError { return a.Error }
 
-// A Failure is an error that the program has answered with. [Program.Ask] returns it
+// An AnswerError is an error that the program has answered with. [Program.Ask] returns it
 // with its texts made fit to be shown.
-type Failure struct {
+type AnswerError struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 	Hint    string `json:"hint"`
 }
 
 // Error returns the message.
-func (f *Failure) Error() string { return f.Message }
+func (f *AnswerError) Error() string { return f.Message }
 
 // An Error has a hint what to do.
 type Error struct {
@@ -81,10 +81,10 @@ func (e *Error) Error() string { return e.Err.Error() + "; " + e.Hint }
 func (e *Error) Unwrap() error { return e.Err }
 
 // Ask runs the program with a request and decodes its answer, whose type embeds
-// [Answer] and has no members but those that there may be. The error is a [*Failure]
+// [Answer] and has no members but those that there may be. The error is a [*AnswerError]
 // if the program has answered with one; no other quotes the answer, and what the
 // program has said on standard error stands in them with secrets masked.
-func (p *Program) Ask(ctx context.Context, request any, answer interface{ failure() *Failure }) error {
+func (p *Program) Ask(ctx context.Context, request any, answer interface{ failure() *AnswerError }) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func (p *Program) Ask(ctx context.Context, request any, answer interface{ failur
 	switch {
 	case decodeErr == nil && answer.failure() != nil:
 		f := answer.failure()
-		return &Failure{f.Code, p.clean(f.Message), p.clean(f.Hint)}
+		return &AnswerError{f.Code, p.clean(f.Message), p.clean(f.Hint)}
 	case err != nil:
 		return fmt.Errorf("%s: %w%s", name, err, p.quote(said))
 	case decodeErr != nil:

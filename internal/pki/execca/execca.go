@@ -91,7 +91,7 @@ func (s *Signer) Issue(ctx context.Context, csrPEM []byte, o pki.Options) ([]byt
 	started := time.Now()
 	var a answer
 	if err := s.program.Ask(ctx, r, &a); err != nil {
-		if f, ok := errors.AsType[*program.Failure](err); ok {
+		if f, ok := errors.AsType[*program.AnswerError](err); ok {
 			return nil, s.refusal(f)
 		}
 		return nil, err
@@ -108,7 +108,7 @@ func (s *Signer) Issue(ctx context.Context, csrPEM []byte, o pki.Options) ([]byt
 }
 
 // refusal is the error that the program has answered with.
-func (s *Signer) refusal(f *program.Failure) error {
+func (s *Signer) refusal(f *program.AnswerError) error {
 	format := "%s: %s"
 	switch f.Code {
 	case "refused":

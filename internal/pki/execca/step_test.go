@@ -100,7 +100,7 @@ func stepSign(dir, csrFile, certFile, notAfter string) error {
 		return err
 	}
 	if most := 2160 * time.Hour; lifetime > most {
-		return fmt.Errorf("The request was forbidden by the certificate authority: requested duration of %v is more than the authorized maximum certificate duration of %v.", lifetime, most+time.Minute) //nolint:revive,staticcheck // as step says it
+		return fmt.Errorf("The request was forbidden by the certificate authority: requested duration of %v is more than the authorized maximum certificate duration of %v.", lifetime, most+time.Minute)
 	}
 	cert := &x509.Certificate{
 		Subject: csr.Subject, NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(lifetime), KeyUsage: x509.KeyUsageDigitalSignature,

@@ -178,7 +178,7 @@ func (s *Store) run(ctx context.Context, r request) (answer, error) {
 	r.Version = protocol
 	var a answer
 	if err := s.program.Ask(ctx, r, &a); err != nil {
-		if f, ok := errors.AsType[*program.Failure](err); ok {
+		if f, ok := errors.AsType[*program.AnswerError](err); ok {
 			err = s.refusal(f)
 		}
 		return answer{}, err
@@ -187,7 +187,7 @@ func (s *Store) run(ctx context.Context, r request) (answer, error) {
 }
 
 // refusal is the error that the program has answered with.
-func (s *Store) refusal(f *program.Failure) error {
+func (s *Store) refusal(f *program.AnswerError) error {
 	kinds := map[string]error{
 		"not_found": secrets.ErrNotFound, "conflict": secrets.ErrConflict, "pending": secrets.ErrPending, "read_only": secrets.ErrReadOnly,
 	}

@@ -103,7 +103,7 @@ func newPKIRole(body map[string]any) (pkiRole, bool) {
 		"use_csr_sans": &r.useCSRSANs, "use_csr_common_name": &r.useCSRName, "server_flag": &r.server, "client_flag": &r.client,
 	}
 	for key, value := range body {
-		ok := true
+		var ok bool
 		switch key {
 		case "allowed_domains":
 			var text string
