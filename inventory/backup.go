@@ -55,7 +55,9 @@ type S3 struct {
 }
 
 // Hosted reports whether the database host makes the backups itself, by a unit of systemd; else pgfleet backup run pulls them.
-func (b *Backup) Hosted() bool { return b.To.Path != "" && b.Encrypt != "operator" }
+func (b *Backup) Hosted() bool {
+	return b.To.Path != "" && b.To.Host == "" && b.Encrypt != "operator"
+}
 
 // Means reports whether the backup is for an instance. Which of a cluster's members makes it is another question: On.
 func (b *Backup) Means(in Instance) bool { return b.Limit.Match(in, nil) != No }
@@ -117,7 +119,7 @@ type backupTable struct {
 	Recipients      []Positioned[string]      `toml:"recipients" doc:"Whom the backups are encrypted to: age or SSH public keys, or files that list them. Two at least: who loses the only key loses every backup."`
 	Identities      Strings                   `toml:"identities" doc:"Files with the age or SSH identities that decrypt, on this machine and never on a host; those of [secrets.age] by default."`
 	Encrypt         string                    `toml:"encrypt" enum:"host,operator" doc:"host (the default): age encrypts on the database host. operator: on this machine, for hosts that cannot have age; then pgfleet backup run has to be run here."`
-	Schedule        Positioned[string]        `toml:"schedule" doc:"When: systemd's OnCalendar, such as \"*-*-* 02:30:00\". Without it there is no timer. Only where the host makes the backup itself: to.path and to.host."`
+	Schedule        Positioned[string]        `toml:"schedule" doc:"When: systemd's OnCalendar, such as \"*-*-* 02:30:00\". Without it there is no timer. Only where the host makes the backup itself: to.path without to.host."`
 	RandomizedDelay Positioned[time.Duration] `toml:"randomized_delay" doc:"A random time up to this is added, so that not all hosts begin at once; none by default."`
 	Keep            Positioned[int]           `toml:"keep" min:"1" max:"100000" doc:"How many good backups of an instance are kept; 7 by default."`
 	VerifyOn        Positioned[string]        `toml:"verify_on" doc:"A host with PostgreSQL on which scratch clusters may be made to prove that a backup can be restored."`
@@ -131,7 +133,7 @@ type backupTable struct {
 // backupTo is the table [backup.to].
 type backupTo struct {
 	Path    Positioned[string]  `toml:"path" doc:"A folder on the database host itself; with host, on that one."`
-	Host    Positioned[string]  `toml:"host" doc:"Another host of this fleet, which the database host reaches over SSH; path is a folder there."`
+	Host    Positioned[string]  `toml:"host" doc:"Another host of this fleet; path is a folder there. The backups go there through the operator's machine, encrypted."`
 	Here    Positioned[string]  `toml:"here" doc:"A folder on the operator's machine, beside this file."`
 	S3      *S3                 `toml:"s3" doc:"A bucket that speaks the protocol of Amazon S3; written from the operator's machine."`
 	Command Positioned[Strings] `toml:"command" doc:"A program on the operator's machine, and its arguments, as a list."`

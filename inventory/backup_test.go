@@ -25,7 +25,11 @@ recipients = ["age1x", "keys.txt"]
 schedule = "*-*-* 02:30:00"
 randomized_delay = "15m"
 lock_timeout = "5s"
-to = { host = "vault", path = "/srv/backups/" }
+to = { path = "/srv/backups/" }
+[[backup]]
+name = "vault"
+recipients = ["age1x"]
+to = { host = "vault", path = "/home/backups" }
 [[backup]]
 name = "away"
 databases = ["app?"]
@@ -43,12 +47,12 @@ state = "absent"
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(f.Backups) != 4 {
+	if len(f.Backups) != 5 {
 		t.Fatalf("%d backups", len(f.Backups))
 	}
 	b := f.Backups[0]
 	in := f.Instances()[0]
-	if !b.Hosted() || b.To.Path != "/srv/backups" || b.To.Host != "vault" || b.Keep != 7 || b.Role != "pgfleet_backup" || b.LockTimeout != 5*time.Second ||
+	if !b.Hosted() || b.To.Path != "/srv/backups" || b.To.Host != "" || b.Keep != 7 || b.Role != "pgfleet_backup" || b.LockTimeout != 5*time.Second ||
 		b.RandomizedDelay != 15*time.Minute || b.On != "standby" || b.Check != "rows" || b.Unit(in) != "pgfleet-backup-nightly-15-main" || b.Dir("pg01/second") != "nightly/pg01+second" {
 		t.Errorf("%+v", b)
 	}
@@ -57,6 +61,10 @@ state = "absent"
 			t.Errorf("%q is meant: %v", name, got)
 		}
 	}
+	if b := f.Backups[1]; b.Hosted() || b.To.Host != "vault" || b.To.Path != "/home/backups" {
+		t.Errorf("%+v", b)
+	}
+	f.Backups = f.Backups[1:]
 	if b := f.Backups[1]; b.Hosted() || b.MeansDatabase("app") || !b.MeansDatabase("app1") {
 		t.Errorf("%+v", b)
 	}
@@ -89,6 +97,7 @@ func TestBackupMistakes(t *testing.T) {
 		{good + "to.s3 = { bucket = 'b', access_key_id = 'age:x' }\n", "want both access_key_id and secret_access_key"},
 		{good + "to.command = []\n", "11:14: command: want a program"},
 		{good + "to.here = 'x'\nschedule = 'daily'\n", "12:12: schedule: this backup is pulled by pgfleet"},
+		{good + "to = { host = 'vault', path = '/x' }\nschedule = 'daily'\n", "12:12: schedule: this backup is pulled by pgfleet"},
 		{good + "to.path = '/x'\nschedule = ''\n", "12:12: schedule: want a time"},
 		{good + "to.path = '/x'\nrandomized_delay = '1m'\n", "12:20: randomized_delay: there is no schedule"},
 		{good + "to.path = '/x'\nkeep = 0\n", "12:8: keep: 0 is too small"},

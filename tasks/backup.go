@@ -368,9 +368,6 @@ func (t *Backup) makeFolders(s *State, c hosted.Config, out *Outcome) error {
 	if !scripts.Exists && !s.ran[a.key()] && !s.ranBefore[a.key()] {
 		out.Changes = append(out.Changes, Change{Key: "folder:" + hosted.Dir, Before: Absent, Intent: "make the folder " + hosted.Dir, Action: a})
 	}
-	if t.backup.To.Host != "" {
-		return nil
-	}
 	target, err := s.File(c.Target)
 	if err != nil {
 		return err

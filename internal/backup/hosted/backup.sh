@@ -280,7 +280,7 @@ exec 9>"$base/.lock" || { bad target "$base/.lock cannot be written"; end; }
 flock -n 9 || { note 'Another run of this backup goes on.'; exit 1; }
 
 began=$(now)
-for try in 1 2 3; do
+for _ in 1 2 3; do
 	id=$(date -u +%Y%m%dT%H%M%SZ)
 	mkdir -- "$base/$id" 2>"$run/mkdir.err" && { set=$base/$id; break; }
 	[ -d "$base/$id" ] || break
@@ -303,7 +303,7 @@ fi
 sets | while IFS= read -r s; do
 	[ "$s" = "$set" ] || [ -e "$s/manifest.json" ] || [ -e "$s/failed.json" ] || {
 		rm -f -- "$s"/*.partial
-		printf '{"version":1,"id":"%s","began":"","ended":"%s","step":"cut off","message":"the run was cut off: killed, or the host went down"}\n' "${s##*/}" "$began" >"$s/failed.json.partial" &&
+		printf '{"version":1,"id":"%s","began":"'"$(printf '%s' "${s##*/}" | sed 's/^\(....\)\(..\)\(..\)T\(..\)\(..\)\(..\)Z$/\1-\2-\3T\4:\5:\6Z/')"'","ended":"%s","step":"cut off","message":"the run was cut off: killed, or the host went down"}\n' "${s##*/}" "$began" >"$s/failed.json.partial" &&
 			durable "$s/failed.json"
 	}
 done
