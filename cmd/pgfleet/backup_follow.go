@@ -86,14 +86,14 @@ func (a *app) followOne(ctx context.Context, s *session, r *hostedRun, w *byteWo
 	if err != nil {
 		return err
 	}
-	r.Ongoing = before.running()
-	if r.Ongoing {
+	began := time.Now()
+	invocation, since := before.Invocation, ""
+	if r.Ongoing = before.running(); r.Ongoing {
 		earlier = "" // the newest may be its own
-	} else if err := startUnit(ctx, conn, r.unit()); err != nil {
+	} else if invocation, since, err = startUnit(ctx, conn, r.unit()); err != nil {
 		return err
 	}
-	began := time.Now()
-	now, err := s.followUnit(ctx, r, before, began, func(ctx context.Context) {
+	now, err := s.followUnit(ctx, r, invocation, since, func(ctx context.Context) {
 		if id, bytes, partial, err := newestSet(ctx, beside, base); err == nil && id > earlier {
 			w.bytes.Store(bytes)
 			w.Tell("dumping " + dumped(partial))
@@ -130,52 +130,71 @@ func (a *app) followOne(ctx context.Context, s *session, r *hostedRun, w *byteWo
 	return nil
 }
 
-// startUnit starts a unit without waiting for its end.
-func startUnit(ctx context.Context, conn transport.Conn, unit string) error {
-	out, err := conn.Run(ctx, transport.Command{Script: "systemctl start --no-block " + transport.Quote(unit+".service"), User: "root"})
+// startUnit starts a unit without waiting for its end, and returns which run of it that is: its invocation, "" if it had
+// ended before it could be seen, and when it was started by the host's clock.
+func startUnit(ctx context.Context, conn transport.Conn, unit string) (invocation, since string, err error) {
+	const script = `date +%s
+systemctl start --no-block "$unit" || exit
+for i in $(seq 50); do
+	said=$(LC_ALL=C systemctl show "$unit" --property=ActiveState,InvocationID)
+	case $said in *ActiveState=activating*) printf '%s\n' "$said"; exit ;; esac
+	sleep 0.02
+done
+`
+	out, err := conn.Run(ctx, transport.Command{Script: "unit=" + transport.Quote(unit+".service") + "\n" + script, User: "root"})
 	if err == nil && out.ExitCode != 0 {
 		err = fmt.Errorf("systemctl start %s: %s", unit, firstLine(strings.TrimSpace(string(out.Stderr))))
 	}
-	return err
+	since, rest, _ := strings.Cut(string(out.Stdout), "\n")
+	return properties(rest)["InvocationID"], since, err
 }
 
-// followUnit waits for the end of a unit's run, which is not the one that was there before.
-func (s *session) followUnit(ctx context.Context, r *hostedRun, before unitState, began time.Time, look func(context.Context), w *byteWork) (unitState, error) {
-	heard := time.Now()
+// followUnit waits for the end of a unit's run. What systemd says of it comes with the invocation that it had: a unit that has
+// ended well is soon forgotten.
+func (s *session) followUnit(ctx context.Context, r *hostedRun, invocation, since string, look func(context.Context), w *byteWork) (unitState, error) {
+	heard, began := time.Now(), time.Now()
 	for {
-		select {
-		case <-time.After(followEvery):
-		case <-ctx.Done():
-			return unitState{}, fmt.Errorf("%w: the run goes on; to end it, on %s: systemctl stop %s", errFollowing, r.instance.Host.Name, r.unit())
-		}
 		conn, err := s.run.Conn(ctx, r.instance.Host) // again, if the connection was lost
 		var now unitState
 		if err == nil {
 			now, err = askUnit(ctx, conn, r.unit())
 		}
 		switch {
-		case err != nil && ctx.Err() != nil:
-			continue
+		case ctx.Err() != nil:
 		case err != nil && time.Since(heard) > silent:
 			return unitState{}, fmt.Errorf("%w; the run may go on: systemctl status %s", err, r.unit())
 		case err != nil:
 			w.Tell("the host does not answer; the run goes on there")
-			continue
-		}
-		heard = time.Now()
-		if now.running() {
+		case now.running():
+			heard, invocation = time.Now(), now.Invocation
 			look(ctx)
-			continue
+		case invocation != "":
+			now.Invocation = invocation
+			return now, nil
+		default: // it was never seen to run
+			heard = time.Now()
+			ended, err := saidSince(ctx, conn, r.unit(), since)
+			if err == nil && ended {
+				return now, nil
+			}
+			if time.Since(began) > startingUp {
+				return unitState{}, fmt.Errorf("systemd did not start %[1]s: systemctl status %[1]s", r.unit())
+			}
 		}
-		fresh := now.Invocation != before.Invocation || before.running()
-		if !fresh && time.Since(began) < startingUp {
-			continue
+		select {
+		case <-time.After(followEvery):
+		case <-ctx.Done():
+			return unitState{}, fmt.Errorf("%w: the run goes on; to end it, on %s: systemctl stop %s", errFollowing, r.instance.Host.Name, r.unit())
 		}
-		if !fresh {
-			return unitState{}, fmt.Errorf("systemd did not start %s: systemctl status %s", r.unit(), r.unit())
-		}
-		return now, nil
 	}
+}
+
+// saidSince reports whether a unit has written to the journal since a time, in seconds since 1970.
+func saidSince(ctx context.Context, conn transport.Conn, unit, since string) (bool, error) {
+	out, err := conn.Run(ctx, transport.Command{
+		Script: "journalctl --quiet --no-pager --output=cat --unit=" + transport.Quote(unit+".service") + " --since=" + transport.Quote("@"+since), User: "root", Unfenced: true,
+	})
+	return err == nil && strings.TrimSpace(string(out.Stdout)) != "", err
 }
 
 // newestSet looks at the newest set in a folder: its ID, the size of its files, and which one is being written.

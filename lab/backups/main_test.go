@@ -23,7 +23,8 @@ func versions() []int { return []int{13, 15, 17, 18} }
 func TestMain(m *testing.M) {
 	var hosts []lab.Host
 	for _, v := range versions() {
-		hosts = append(hosts, lab.Host{Name: fmt.Sprintf("pg%d", v), Postgres: v})
+		// What is restored is restored on the other one.
+		hosts = append(hosts, lab.Host{Name: fmt.Sprintf("pg%d", v), Postgres: v}, lab.Host{Name: fmt.Sprintf("other%d", v), Postgres: v})
 	}
 	fleet.Main(m, append(hosts, lab.Host{Name: "standby", Postgres: 17, StandbyOf: "pg17"}))
 }

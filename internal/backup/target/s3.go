@@ -189,11 +189,12 @@ func (s *S3) parts(ctx context.Context, c *s3.Client, upload *s3.CreateMultipart
 	return err
 }
 
-// fill reads until b is full or r at its end, which alone is io.EOF.
-func fill(r io.Reader, b []byte) (int, error) {
-	n, err := io.ReadFull(r, b)
-	if err == io.ErrUnexpectedEOF { //nolint:errorlint // a reader's own error that wraps it is another
-		err = io.EOF
+// fill reads until b is full or r at its end, which alone is io.EOF: a connection that was cut off gives io.ErrUnexpectedEOF.
+func fill(r io.Reader, b []byte) (n int, err error) {
+	for n < len(b) && err == nil {
+		var more int
+		more, err = r.Read(b[n:])
+		n += more
 	}
 	return n, err
 }
