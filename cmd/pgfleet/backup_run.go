@@ -13,8 +13,12 @@ func (a *app) backupRunCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run [NAME]",
 		Short: "Make backups now",
-		Long: `Run starts the unit that makes the backup on each host, as its timer does, and follows it. Ctrl-C ends the following, and
-not the backup.`,
+		Long: `Run makes the backups of that name, all without one, and shows how far they are.
+
+Where the host makes the backup itself (to.path) run starts the unit that its timer starts, and follows it. Ctrl-C ends the following, and
+not the backup. Every other backup comes over this connection to where it is kept: Ctrl-C ends it, and then there is no good set of it.`,
+		Example: `  pgfleet backup run
+  pgfleet backup run nightly -l eu --yes`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeBackup,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,9 +40,15 @@ func (a *app) backupRun(ctx context.Context, name string, yes bool) error {
 		return err
 	}
 	var runs []hostedRun
+	var pulled []pulledRun
 	for _, b := range backups {
 		if !b.Hosted() {
-			return &inputError{fmt.Errorf("%s: backup %s is not made by the hosts themselves", b.Pos, b.Name)}
+			more, err := a.pulledRuns(s, b)
+			if err != nil {
+				return err
+			}
+			pulled = append(pulled, more...)
+			continue
 		}
 		for _, in := range s.instances {
 			if b.Means(in) {
@@ -46,18 +56,23 @@ func (a *app) backupRun(ctx context.Context, name string, yes bool) error {
 			}
 		}
 	}
-	if len(runs) == 0 {
+	if len(runs)+len(pulled) == 0 {
 		return &inputError{errors.New("no instance is meant that the backup is of")}
 	}
-	if err := a.confirm(ctx, yes, fmt.Sprintf("Make %s?", count(len(runs), "backup", "backups")), "nothing was begun"); err != nil {
+	if err := a.confirm(ctx, yes, fmt.Sprintf("Make %s?", count(len(runs)+len(pulled), "backup", "backups")), "nothing was begun"); err != nil {
 		return err
 	}
-	a.followHosted(ctx, s, runs)
-	return a.hostedOutcome(runs)
+	if len(runs) > 0 {
+		a.followHosted(ctx, s, runs)
+	}
+	if len(pulled) > 0 {
+		a.pull(ctx, s, pulled)
+	}
+	return a.runOutcome(runs, pulled)
 }
 
-// hostedOutcome prints what came of runs.
-func (a *app) hostedOutcome(runs []hostedRun) error {
+// runOutcome prints what came of runs.
+func (a *app) runOutcome(runs []hostedRun, pulled []pulledRun) error {
 	var failed []failure
 	for i := range runs {
 		if err := runs[i].Err; err != nil {
@@ -65,6 +80,13 @@ func (a *app) hostedOutcome(runs []hostedRun) error {
 			continue
 		}
 		a.ui.Print(hostedText(&runs[i]))
+	}
+	for i := range pulled {
+		if err := pulled[i].err; err != nil {
+			failed = append(failed, failure{pulled[i].instance.ID(), err})
+			continue
+		}
+		a.ui.Print(pulledText(&pulled[i]))
 	}
 	return a.failures(failed)
 }

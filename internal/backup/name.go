@@ -99,11 +99,14 @@ func SetFolder(backup, instance, id string) string { return path.Join(Folder(bac
 
 // CheckName refuses the names of objects that could lead out of a target's folder or be
 // taken for something else: a name is words of A-Z, a-z, 0-9, '_', '-', '.', '%' and '+' with
-// / between them, none of which begins with '.' or '-'.
+// / between them, none of which begins with '.', and the first not with '-'.
 func CheckName(name string) error {
+	if strings.HasPrefix(name, "-") { // a program would take it for an option
+		return fmt.Errorf("%q cannot be a file's name in a target: it begins with '-'", name)
+	}
 	for part := range strings.SplitSeq(name, "/") {
-		if part == "" || part[0] == '.' || part[0] == '-' {
-			return fmt.Errorf("%q cannot be a file's name in a target: each part begins with a letter, a digit, '_' or '%%'", name)
+		if part == "" || part[0] == '.' {
+			return fmt.Errorf("%q cannot be a file's name in a target: a part of it is empty or begins with '.'", name)
 		}
 		for i := 0; i < len(part); i++ {
 			if c := part[i]; !isPlain(c) && c != '.' && c != '%' && c != '+' {
