@@ -171,22 +171,26 @@ func wantGuide(t *testing.T, h *lab.Running, user string) {
 	can := func(role, what string) string {
 		return ask("appdb", fmt.Sprintf("SELECT string_agg(p, ', ') FROM unnest(ARRAY[%s]) p WHERE has_table_privilege('%s', 'orders', p)", what, role))
 	}
+	superusers := "postgres"
+	if h.Postgres < 14 {
+		superusers = "pgfleet_backup, postgres" // there is no pg_read_all_data
+	}
 	const all = "'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'"
 	for script, want := range map[string]string{
-		ask("postgres", "SHOW shared_preload_libraries"):                                                                                                                                     "pgaudit",
-		ask("postgres", "SHOW pgaudit.log"):                                                                                                                                                  "ddl, write, role",
-		ask("postgres", "SHOW listen_addresses"):                                                                                                                                             "localhost, " + h.Address.String(),
-		ask("postgres", "SELECT string_agg(rolname, ', ') FROM pg_authid WHERE rolsuper"):                                                                                                    "postgres",
-		ask("postgres", "SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_authid WHERE rolpassword LIKE 'SCRAM-%'"):                                                                 user + ", readuser",
-		ask("postgres", "SELECT count(*) FROM pg_authid WHERE rolpassword NOT LIKE 'SCRAM-%'"):                                                                                               "0",
-		ask("postgres", "SELECT string_agg(setrole::regrole || ' ' || setconfig::text, ', ' ORDER BY setrole::regrole::text) FROM pg_db_role_setting"):                                       "appuser_a {role=appuser}, appuser_b {role=appuser}",
-		ask("postgres", "SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_roles WHERE rolcanlogin"):                                                                                 "appuser_a, appuser_b, dba, postgres, readuser",
-		ask("postgres", "SELECT string_agg(member::regrole || ' of ' || roleid::regrole, ', ' ORDER BY member::regrole::text) FROM pg_auth_members WHERE member::regrole::text LIKE 'app%'"): "appuser_a of appuser, appuser_b of appuser",
-		ask("postgres", "SELECT datacl FROM pg_database WHERE datname = 'appdb'"):                                                                                                            "{appowner=CTc/appowner,appuser=c/appowner,readuser=c/appowner}",
-		ask("appdb", "SELECT string_agg(extname, ', ' ORDER BY extname) FROM pg_extension"):                                                                                                  "pgaudit, plpgsql",
-		ask("appdb", "SELECT nspacl FROM pg_namespace WHERE nspname = 'public'"):                                                                                                             "{appowner=UC/appowner,appuser=U/appowner,readuser=U/appowner}",
-		ask("appdb", "SELECT relowner::regrole, relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = 'orders'"):                                                                 "appowner|t|t",
-		ask("appdb", "SELECT string_agg(polname, ', ') FROM pg_policy"):                                                                                                                      "tenant",
+		ask("postgres", "SHOW shared_preload_libraries"):                                                                     "pgaudit",
+		ask("postgres", "SHOW pgaudit.log"):                                                                                  "ddl, write, role",
+		ask("postgres", "SHOW listen_addresses"):                                                                             "localhost, " + h.Address.String(),
+		ask("postgres", "SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_authid WHERE rolsuper"):                   superusers,
+		ask("postgres", "SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_authid WHERE rolpassword LIKE 'SCRAM-%'"): user + ", readuser",
+		ask("postgres", "SELECT count(*) FROM pg_authid WHERE rolpassword NOT LIKE 'SCRAM-%'"):                               "0",
+		ask("postgres", "SELECT string_agg(setrole::regrole || ' ' || setconfig::text, ', ' ORDER BY setrole::regrole::text) FROM pg_db_role_setting WHERE setrole::regrole::text LIKE 'app%'"): "appuser_a {role=appuser}, appuser_b {role=appuser}",
+		ask("postgres", "SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_roles WHERE rolcanlogin"):                                                                                    "appuser_a, appuser_b, dba, pgfleet_backup, postgres, readuser",
+		ask("postgres", "SELECT string_agg(member::regrole || ' of ' || roleid::regrole, ', ' ORDER BY member::regrole::text) FROM pg_auth_members WHERE member::regrole::text LIKE 'app%'"):    "appuser_a of appuser, appuser_b of appuser",
+		ask("postgres", "SELECT datacl FROM pg_database WHERE datname = 'appdb'"):                                                                                                               "{appowner=CTc/appowner,appuser=c/appowner,readuser=c/appowner,pgfleet_backup=c/appowner}",
+		ask("appdb", "SELECT string_agg(extname, ', ' ORDER BY extname) FROM pg_extension"):                                                                                                     "pgaudit, plpgsql",
+		ask("appdb", "SELECT nspacl FROM pg_namespace WHERE nspname = 'public'"):                                                                                                                "{appowner=UC/appowner,appuser=U/appowner,readuser=U/appowner}",
+		ask("appdb", "SELECT relowner::regrole, relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = 'orders'"):                                                                    "appowner|t|t",
+		ask("appdb", "SELECT string_agg(polname, ', ') FROM pg_policy"):                                                                                                                         "tenant",
 		can("appuser", all):  "SELECT, INSERT, UPDATE, DELETE",
 		can("readuser", all): "SELECT",
 		"grep -q 'AUDIT: SESSION.*CREATE EXTENSION' /var/log/postgresql/audit.log && echo logged": "logged",
