@@ -45,7 +45,7 @@ func (a *app) certsList(ctx context.Context, asJSON bool) error {
 	if err := (&certsRun{}).prepare(ctx, s, nil); err != nil {
 		return err
 	}
-	v, err := s.viewCA(ctx, s.instances)
+	v, err := s.viewCA(ctx, s.instances, false)
 	if err != nil {
 		return err
 	}
@@ -166,6 +166,8 @@ func (d certsDocument) anyDue() bool {
 		slices.ContainsFunc(d.CRLs, func(c listedCRL) bool { return c.Due != "" })
 }
 
+// isRevoked goes by the serial number alone: here they are random numbers of 128 bits,
+// and the CA of a certificate may be gone from ca.pem.
 func isRevoked(list []records.Revocation, serial string) bool {
 	return slices.ContainsFunc(list, func(r records.Revocation) bool { return r.Serial == serial })
 }

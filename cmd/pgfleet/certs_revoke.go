@@ -120,7 +120,7 @@ func (r revoking) record(ctx context.Context, x *applying) ([]revokable, error) 
 	if s.fleet.CA.Sign.Node != nil {
 		return nil, &inputError{fmt.Errorf("%s: a program signs, so its CA revokes: revoke the certificate there, and let the file of crl_file's `with` be its new list", s.fleet.CA.Sign.Pos())}
 	}
-	v, err := s.viewCA(ctx, s.instances)
+	v, err := s.viewCA(ctx, s.instances, false)
 	if err != nil {
 		return nil, err
 	}

@@ -151,7 +151,7 @@ func (r caRotation) next(ctx context.Context, s *session, wanted []inventory.Ins
 	if _, err := s.writableCA(here); err != nil {
 		return nil, &inputError{fmt.Errorf("%s: key: %w", s.fleet.CA.Key.Pos(), err)}
 	}
-	v, err := s.viewCA(ctx, wanted)
+	v, err := s.viewCA(ctx, wanted, true)
 	if err != nil {
 		return nil, err
 	}
@@ -328,7 +328,7 @@ func byHand(ca *inventory.CA) error {
 // A caView is how far a rotation of the CA is, here and on the hosts.
 type caView struct {
 	pki.Rotation
-	err      error // why that is not known
+	err      error // why that is not known; the rotation is empty then, or settled
 	held     *heldCA
 	file     string // of the CA's certificates
 	asked    []rollout.Known
@@ -339,17 +339,23 @@ type caView struct {
 	now      time.Time
 }
 
-// viewCA asks the hosts, with the tasks about certificates.
-func (s *session) viewCA(ctx context.Context, wanted []inventory.Instance) (*caView, error) {
+// viewCA asks the hosts, with the tasks about certificates. Rotates is false for who
+// does not go on with a rotation.
+func (s *session) viewCA(ctx context.Context, wanted []inventory.Instance, rotates bool) (*caView, error) {
 	v := &caView{file: s.fleet.CA.Certificate.Value, now: time.Now()}
 	var err error
-	if v.held, err = s.holdCA(ctx); err != nil {
+	if v.held, err = s.readCA(); err != nil {
 		return nil, err
 	}
-	if v.held.ref != (secrets.Ref{}) && s.fleet.CA.Intermediate.Value == "" {
-		v.Rotation, v.err = pki.FindRotation(v.held.bundle, v.held.keys)
-	} else {
-		v.Rotation = pki.Rotation{Stage: pki.Settled, Old: v.held.bundle[0]}
+	// Who only looks need not be able to read the key, as long as nothing says that it
+	// has a successor.
+	v.Rotation = pki.Rotation{Stage: pki.Settled, Old: v.held.bundle[0]}
+	if byHand(s.fleet.CA) == nil && (rotates || len(v.held.bundle) > 1) {
+		if err := v.held.readKeys(ctx, s); err != nil {
+			v.err = fmt.Errorf("the CA's key: %w", err)
+		} else {
+			v.Rotation, v.err = pki.FindRotation(v.held.bundle, v.held.keys)
+		}
 	}
 	if v.exported, v.revoked, err = exportedClients(s.fleet); err != nil {
 		return nil, &inputError{err}
@@ -554,7 +560,7 @@ func (a *app) caStatus(ctx context.Context, asJSON bool) error {
 	if err := (&certsRun{}).prepare(ctx, s, nil); err != nil {
 		return err
 	}
-	v, err := s.viewCA(ctx, s.instances)
+	v, err := s.viewCA(ctx, s.instances, true)
 	if err == nil {
 		err = v.err
 	}
