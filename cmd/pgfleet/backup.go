@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
@@ -93,6 +94,7 @@ type holding struct {
 	in       *inventory.Instance // nil if fleet.toml has it no more
 	target   backup.Target
 	sets     []backup.Set // the oldest first
+	unit     *unitState   // what makes it on the host; nil if nothing does, or it is not known
 	err      error        // why it could not be read
 }
 
@@ -113,6 +115,7 @@ func (a *app) holdings(ctx context.Context, s *session, backups []*inventory.Bac
 			}
 			each(s.app.forks, mine, func(h *holding) {
 				if h.target, h.err = a.backupTarget(ctx, s, b, h.in); h.err == nil {
+					h.unit = s.unitOf(ctx, h)
 					h.sets, h.err = backup.ReadSets(ctx, h.target, backupFolder(b, h.instance))
 				}
 			})
@@ -126,7 +129,9 @@ func (a *app) holdings(ctx context.Context, s *session, backups []*inventory.Bac
 		}
 		for i := range s.instances {
 			if in := &s.instances[i]; b.Means(*in) {
-				all = append(all, holding{backup: b, instance: in.ID(), in: in, target: target, sets: ofInstance(sets, in.ID()), err: err})
+				h := holding{backup: b, instance: in.ID(), in: in, target: target, sets: ofInstance(sets, in.ID()), err: err}
+				h.unit = s.unitOf(ctx, &h)
+				all = append(all, h)
 			}
 		}
 		if a.limit == "" {
@@ -142,6 +147,23 @@ func (a *app) holdings(ctx context.Context, s *session, backups []*inventory.Bac
 	return all
 }
 
+// unitOf asks the host about the unit that makes the backup; nil if none does, or the host does not answer: then its sets may be
+// read all the same, where they are elsewhere.
+func (s *session) unitOf(ctx context.Context, h *holding) *unitState {
+	if !h.backup.Hosted() {
+		return nil
+	}
+	conn, err := s.run.Conn(ctx, h.in.Host)
+	if err != nil {
+		return nil
+	}
+	u, err := askUnit(ctx, conn, h.backup.Unit(*h.in))
+	if err != nil {
+		return nil
+	}
+	return &u
+}
+
 func ofInstance(sets []backup.Set, id inventory.InstanceID) []backup.Set {
 	var list []backup.Set
 	for _, set := range sets {
@@ -152,8 +174,21 @@ func ofInstance(sets []backup.Set, id inventory.InstanceID) []backup.Set {
 	return list
 }
 
+// state returns a set's state now, and why it is not good.
+func (h *holding) state(set *backup.Set) (backup.State, string) {
+	now := time.Now()
+	if h.unit == nil {
+		return set.State(now, false)
+	}
+	if h.unit.running() && set == &h.sets[len(h.sets)-1] {
+		return set.State(now, true)
+	}
+	// Nobody writes, however short ago somebody did.
+	return set.State(now.Add(backup.Quiet), false)
+}
+
 // newestGood returns the newest good set, or the one of an ID; why there is none.
-func (h *holding) newestGood(id string, now func(*backup.Set) (backup.State, string)) (*backup.Set, error) {
+func (h *holding) newestGood(id string) (*backup.Set, error) {
 	if h.err != nil {
 		return nil, h.err
 	}
@@ -163,7 +198,7 @@ func (h *holding) newestGood(id string, now func(*backup.Set) (backup.State, str
 		if id != "" && set.ID != id {
 			continue
 		}
-		state, reason := now(set)
+		state, reason := h.state(set)
 		if state == backup.Good {
 			return set, nil
 		}

@@ -109,8 +109,7 @@ func (s *session) listOne(ctx context.Context, h *holding) backupLine {
 	l.Problem = strings.Join(problems, "\n")
 	for i := len(h.sets) - 1; i >= 0; i-- {
 		set := &h.sets[i]
-		// The newest is the one that a run writes.
-		state, why := set.State(time.Now(), i == len(h.sets)-1 && l.Unit != nil && l.Unit.running())
+		state, why := h.state(set)
 		x := setLine{ID: set.ID, Began: set.Began(), Bytes: set.Bytes(), State: state, Why: why, Proof: set.Proven()}
 		if set.Manifest != nil {
 			x.Databases = set.Manifest.Databases()
@@ -127,9 +126,9 @@ func (s *session) askHost(ctx context.Context, h *holding, l *backupLine) error 
 	}
 	if h.backup.Hosted() {
 		unit := h.backup.Unit(*h.in)
-		u, err := askUnit(ctx, conn, unit)
-		if err != nil {
-			return err
+		u := h.unit
+		if u == nil {
+			return fmt.Errorf("systemd says nothing about %s", unit)
 		}
 		if u.Active == "failed" {
 			journal, err := askJournal(ctx, conn, unit, u.Invocation)
@@ -138,7 +137,7 @@ func (s *session) askHost(ctx context.Context, h *holding, l *backupLine) error 
 			}
 			u.Message = failureIn(journal)
 		}
-		l.Unit = &u
+		l.Unit = u
 	}
 	l.Others, err = askOthers(ctx, conn, h.in.Port)
 	return err

@@ -101,7 +101,7 @@ func (a *app) backupPrune(ctx context.Context, name string, dryRun, yes, asJSON 
 			doc.Errors = append(doc.Errors, holdingFailed{h.backup.Name, string(h.instance), h.err.Error()})
 			continue
 		}
-		for _, v := range backup.Retain(h.sets, h.backup.Keep, now, nil) {
+		for _, v := range backup.Retain(h.sets, h.backup.Keep, now, func(set *backup.Set) bool { return h.unit != nil && h.unit.running() && set == &h.sets[len(h.sets)-1] }) {
 			if v.Delete {
 				due = append(due, removal{h, v.Set, len(doc.Sets)})
 			}

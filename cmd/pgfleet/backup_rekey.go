@@ -88,7 +88,7 @@ func (a *app) backupRekey(ctx context.Context, arg string, all, yes bool) error 
 			if !all && !set.Manifest.Stale(k.written) && len(set.Leftovers()) == 0 {
 				continue
 			}
-			if state, why := stateNow(set); state != backup.Good {
+			if state, why := h.state(set); state != backup.Good {
 				failed = append(failed, failure{h.instance, fmt.Errorf("the set %s is not good but %s: %s; it stays as it is", set.ID, state, why)})
 				continue
 			}

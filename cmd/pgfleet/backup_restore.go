@@ -255,7 +255,7 @@ func (a *app) setToRestore(ctx context.Context, s *session, backups []*inventory
 		if r.from != "" && string(h.instance) != r.from {
 			continue
 		}
-		x, err := h.newestGood(id, stateNow)
+		x, err := h.newestGood(id)
 		if err != nil {
 			if !errors.Is(err, errNoSets) {
 				failed = append(failed, failure{h.instance, err})

@@ -128,15 +128,12 @@ func (a *app) withSets(ctx context.Context, s *session, backups []*inventory.Bac
 	})
 }
 
-// stateNow is the state of a set as far as it is seen in its target.
-func stateNow(set *backup.Set) (backup.State, string) { return set.State(time.Now(), false) }
-
 func (a *app) verifyOne(ctx context.Context, s *session, h *holding, id string, restore bool) (proofLine, error) {
 	line := proofLine{Backup: h.backup.Name, Instance: string(h.instance), Level: backup.LevelRead}
 	if restore {
 		line.Level = backup.LevelRestore
 	}
-	set, err := h.newestGood(id, stateNow)
+	set, err := h.newestGood(id)
 	if errors.Is(err, errNoSets) {
 		err = fmt.Errorf("there is no set of it in %s: pgfleet backup run %s", h.target, h.backup.Name)
 	}

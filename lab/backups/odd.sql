@@ -1,8 +1,9 @@
 -- A database in which everything is a little harder than usual. The variable rows is how many rows its largest table gets.
+-- In the order in which they are restored: pg_dump has the roles of a policy in the order in which they were made.
 CREATE ROLE "Odd Owner";
-CREATE ROLE "quote""r" LOGIN PASSWORD 'canary of a password';
 CREATE ROLE app;
 CREATE ROLE grp;
+CREATE ROLE "quote""r" LOGIN PASSWORD 'canary of a password';
 GRANT grp TO app;
 ALTER ROLE app SET work_mem = '8MB';
 CREATE DATABASE "odd "" db é.x" OWNER "Odd Owner" TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C';
@@ -40,8 +41,7 @@ CREATE TABLE "Parts 2b" PARTITION OF "Parts 2" FOR VALUES WITH (MODULUS 2, REMAI
 INSERT INTO "Parts" SELECT i, repeat('x', i % 50) FROM generate_series(1, 999) i;
 CREATE TABLE parent (a int, b text);
 CREATE TABLE child (c date) INHERITS (parent);
-ALTER TABLE parent ADD COLUMN d text DEFAULT 'later';
-INSERT INTO parent VALUES (1, 'p', 'd');
+INSERT INTO parent VALUES (1, 'p');
 INSERT INTO child (a, b, c) VALUES (2, 'c', '2026-02-03');
 CREATE UNLOGGED TABLE unlogged AS SELECT i FROM generate_series(1, 10) i;
 CREATE SEQUENCE "my seq" INCREMENT 10 START 7 OWNED BY NONE;

@@ -24,6 +24,8 @@ const (
 	// Rows take about 170 bytes: 20 MB of data on all versions but one, which has 200 MB, or with PGFLEET_SOAK 2 GB.
 	fewRows, manyRows, soakRows = 120_000, 1_200_000, 12_000_000
 	largeVersion                = 17
+	// damagedVersion is the one whose sets are changed, encrypted anew and pruned.
+	damagedVersion = 15
 )
 
 func rowsOf(version int) int {
@@ -127,6 +129,7 @@ func has(t *testing.T, text string, wanted ...string) {
 func TestLabRestore(t *testing.T) {
 	for _, v := range versions() {
 		t.Run(fmt.Sprintf("postgres-%d", v), func(t *testing.T) {
+			t.Parallel()
 			b := newBench(t, declaration(2))
 			name, host, other := fmt.Sprintf("v%d", v), fmt.Sprintf("pg%d", v), fmt.Sprintf("other%d", v)
 			fleet.Look(t, host, "rm -rf /var/backups/pgfleet/"+name)
@@ -139,7 +142,6 @@ func TestLabRestore(t *testing.T) {
 			want := dumped(t, host, odd)
 
 			// Read, and restored into a scratch cluster on another host.
-			has(t, b.Want(0, "backup", "verify", name).Stdout, "read whole on "+other)
 			has(t, b.Want(0, "backup", "verify", name, "--restore").Stdout, "restored on "+other, "1 database")
 			if left := fleet.Look(t, other, "ls -d /run/pgfleet-scratch-* /var/tmp/systemd-private-*pgfleet* 2>/dev/null; true"); left != "" {
 				t.Errorf("left: %s", left)
@@ -151,13 +153,13 @@ func TestLabRestore(t *testing.T) {
 
 			// To another host: the roles are missing first.
 			s := b.Want(1, "backup", "restore", name, "--database", odd, "--to", other, "--yes")
-			has(t, s.Stderr, "has no roles Odd Owner, app, grp, quote\"r", "--globals")
+			has(t, s.Stderr, "has no roles Odd Owner, app, grp, ", "quote\"r", "--globals")
 			s = b.Want(0, "backup", "restore", name, "--globals", "--to", other, "--yes")
 			has(t, s.Stdout, `made: role Odd Owner, role app, role grp`, "left alone, because the server has them: role postgres")
-			if strings.Contains(s.All(), "SCRAM") {
+			if strings.Contains(s.All(), "SCRAM-") || strings.Contains(s.All(), "canary") {
 				t.Error("a verifier was printed")
 			}
-			if got := fleet.SQL(t, other, `SELECT rolpassword LIKE 'SCRAM%' FROM pg_authid WHERE rolname = 'quote"r'`); got != "t" {
+			if got := fleet.SQL(t, other, `SELECT rolpassword IS NOT NULL FROM pg_authid WHERE rolname = 'quote"r'`); got != "t" {
 				t.Errorf("the password: %s", got)
 			}
 			s = b.Want(0, "backup", "restore", name, "--database", odd, "--to", other, "--yes")
@@ -167,6 +169,10 @@ func TestLabRestore(t *testing.T) {
 			}
 			has(t, b.Want(1, "backup", "restore", name, "--database", odd, "--to", other, "--yes").Stderr, "there is a database", "--as", "--overwrite", "nothing was changed")
 
+			if v == largeVersion {
+				forget(t, other)
+				return // the rest is the same however large it is
+			}
 			// Over what is there, with a session that holds it.
 			fleet.Look(t, other, `cd /; (runuser -u postgres -- psql -Xq -d "dbname='odd \" db é.x'" -c 'SELECT pg_sleep(600)' >/dev/null 2>&1 &) </dev/null >/dev/null 2>&1`)
 			fleet.SQL(t, other, `CREATE DATABASE copy`)
@@ -184,15 +190,17 @@ func TestLabRestore(t *testing.T) {
 				t.Errorf("%s databases are left over", got)
 			}
 
-			b.damage(t, name, host, v == largeVersion)
-			b.rekeyAndPrune(t, name, host)
+			if v == damagedVersion {
+				b.damage(t, name, host, other)
+				b.rekeyAndPrune(t, name, host)
+			}
 			forget(t, other)
 		})
 	}
 }
 
 // damage changes files of a set, and looks that each change is found and named.
-func (b *bench) damage(t *testing.T, name, host string, large bool) {
+func (b *bench) damage(t *testing.T, name, host, other string) {
 	t.Helper()
 	id := b.list(name).Backups[0].Sets[0].ID
 	dir := path.Join("/var/backups/pgfleet", name, host, id)
@@ -212,9 +220,6 @@ func (b *bench) damage(t *testing.T, name, host string, large bool) {
 		{"backup", "verify", name}, {"backup", "verify", name, "--restore"},
 		{"backup", "restore", name, "--database", odd, "--as", "copy2", "--yes"},
 	} {
-		if large && len(args) == 4 {
-			continue
-		}
 		has(t, b.Want(1, args...).Stderr, host, id, "x.dump.age was changed since it was made", "restore from another set")
 	}
 	if proof := b.list(name).Backups[0].Sets[0].Proof; proof == nil || proof.OK || !strings.Contains(proof.Message, "was changed") {
@@ -239,7 +244,7 @@ func (b *bench) damage(t *testing.T, name, host string, large bool) {
 		t.Errorf("%+v", set)
 	}
 	back()
-	b.Want(0, "backup", "verify", name)
+	has(t, b.Want(0, "backup", "verify", name).Stdout, "read whole on "+other)
 }
 
 func (b *bench) rekeyAndPrune(t *testing.T, name, host string) {
@@ -273,7 +278,7 @@ func (b *bench) rekeyAndPrune(t *testing.T, name, host string) {
 	has(t, b.Want(0, "backup", "prune", name, "--dry-run").Stdout, "2 of 4 sets would be removed")
 	has(t, b.Want(2, "backup", "prune", name).Stderr, "nothing was removed")
 	has(t, b.Want(0, "backup", "prune", name, "--yes").Stdout, "2 of 4 sets were removed")
-	if got := strings.Fields(fleet.Look(t, host, "cd "+dir+"; echo */*")); len(got) != 2*5+1 {
+	if got := strings.Fields(fleet.Look(t, host, "cd "+dir+"; echo */*")); len(got) != 2*5+3 {
 		t.Errorf("left: %q", got)
 	}
 }
