@@ -75,14 +75,8 @@ func (a *app) followOne(ctx context.Context, s *session, r *hostedRun, w *byteWo
 	if !before.Loaded {
 		return fmt.Errorf("the unit %s is not on the host: pgfleet apply makes it", r.unit())
 	}
-	beside := conn // where the files are
-	if to := r.backup.To.Host; to != "" {
-		if beside, err = s.run.Conn(ctx, s.fleet.Host(to)); err != nil {
-			return fmt.Errorf("%s: %w", to, err)
-		}
-	}
 	base := path.Join(r.backup.To.Path, backupFolder(r.backup, r.instance.ID()))
-	earlier, _, _, err := newestSet(ctx, beside, base)
+	earlier, _, _, err := newestSet(ctx, conn, base)
 	if err != nil {
 		return err
 	}
@@ -93,8 +87,8 @@ func (a *app) followOne(ctx context.Context, s *session, r *hostedRun, w *byteWo
 	} else if invocation, since, err = startUnit(ctx, conn, r.unit()); err != nil {
 		return err
 	}
-	now, err := s.followUnit(ctx, r, invocation, since, func(ctx context.Context) {
-		if id, bytes, partial, err := newestSet(ctx, beside, base); err == nil && id > earlier {
+	now, err := s.followUnit(ctx, r, invocation, since, func(ctx context.Context, conn transport.Conn) {
+		if id, bytes, partial, err := newestSet(ctx, conn, base); err == nil && id > earlier {
 			w.bytes.Store(bytes)
 			w.Tell("dumping " + dumped(partial))
 		}
@@ -110,7 +104,7 @@ func (a *app) followOne(ctx context.Context, s *session, r *hostedRun, w *byteWo
 	if conn, err = s.run.Conn(ctx, r.instance.Host); err != nil {
 		return err
 	}
-	id, bytes, _, err := newestSet(ctx, beside, base)
+	id, bytes, _, err := newestSet(ctx, conn, base)
 	if err != nil {
 		return err
 	}
@@ -151,7 +145,7 @@ done
 
 // followUnit waits for the end of a unit's run. What systemd says of it comes with the invocation that it had: a unit that has
 // ended well is soon forgotten.
-func (s *session) followUnit(ctx context.Context, r *hostedRun, invocation, since string, look func(context.Context), w *byteWork) (unitState, error) {
+func (s *session) followUnit(ctx context.Context, r *hostedRun, invocation, since string, look func(context.Context, transport.Conn), w *byteWork) (unitState, error) {
 	heard, began := time.Now(), time.Now()
 	for {
 		conn, err := s.run.Conn(ctx, r.instance.Host) // again, if the connection was lost
@@ -167,7 +161,7 @@ func (s *session) followUnit(ctx context.Context, r *hostedRun, invocation, sinc
 			w.Tell("the host does not answer; the run goes on there")
 		case now.running():
 			heard, invocation = time.Now(), now.Invocation
-			look(ctx)
+			look(ctx, conn)
 		case invocation != "":
 			now.Invocation = invocation
 			return now, nil

@@ -85,6 +85,9 @@ func (a *app) backupVerify(ctx context.Context, arg string, restore, asJSON bool
 	for i := range holdings { // one after the other: the host that restores has enough to do with one
 		h := &holdings[i]
 		line, err := a.verifyOne(ctx, s, h, id, restore)
+		if err == nil && id == "" {
+			err = h.newerBad(line.ID)
+		}
 		if err != nil {
 			failed = append(failed, failure{h.instance, err})
 			line.Message = err.Error()
@@ -185,6 +188,16 @@ func (a *app) verifyOne(ctx context.Context, s *session, h *holding, id string, 
 		return line, errors.Join(err, fmt.Errorf("what it came to could not be written: %w", e))
 	}
 	return line, err
+}
+
+// newerBad says that the run that came last is not good, where an older set is.
+func (h *holding) newerBad(id string) error {
+	for i := len(h.sets) - 1; i >= 0 && h.sets[i].ID > id; i-- {
+		if state, why := h.state(&h.sets[i]); state != backup.Running {
+			return fmt.Errorf("the newer set %s is not good but %s: %s", h.sets[i].ID, state, why)
+		}
+	}
+	return nil
 }
 
 // leftOnly is what an interrupted verify has left on a host, if something.
