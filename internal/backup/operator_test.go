@@ -103,9 +103,12 @@ func (m *memory) Get(_ context.Context, name string, w io.Writer) error {
 	return err
 }
 
-func (m *memory) List(context.Context, string) ([]Object, error) {
+func (m *memory) List(_ context.Context, folder string) ([]Object, error) {
 	var all []Object
 	for name, n := range m.size {
+		if folder != "" && !strings.HasPrefix(name, folder+"/") {
+			continue
+		}
 		all = append(all, Object{Name: name, Bytes: n})
 	}
 	return all, nil
@@ -180,6 +183,13 @@ func TestOperator(t *testing.T) {
 	}
 	if o.Bytes.Load() == 0 {
 		t.Error("no bytes were counted")
+	}
+	// Another in the same second is another set, and the first one goes where one is kept.
+	if again, _, err := o.runAll(t); err != nil || again == id {
+		t.Errorf("the second set is %s, %v", again, err)
+	}
+	if gone, err := o.Prune(t.Context(), 1); err != nil || !slices.Equal(gone, []string{"nightly/pg01/" + id}) || len(target.all) != 4 {
+		t.Errorf("removed are %q, %v", gone, err)
 	}
 }
 
