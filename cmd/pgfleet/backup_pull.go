@@ -127,7 +127,10 @@ func (a *app) pullOne(ctx context.Context, s *session, r *pulledRun, w *byteWork
 	c.o.Target = target
 	id, m, err := c.o.Run(ctx, c.server)
 	r.id = id
-	if err != nil {
+	switch {
+	case err != nil && id == "":
+		return err
+	case err != nil:
 		return fmt.Errorf("the set %s is not good: %w", id, err)
 	}
 	r.bytes = m.Bytes()

@@ -132,7 +132,10 @@ const tidyTime = 30 * time.Second
 // fails removes what it has put, and leaves failed.json. The error says at which step it failed, and the ID of the
 // set that is not good is returned with it.
 func (o *Operator) Run(ctx context.Context, server *Server) (id string, m *Manifest, err error) {
-	began := o.Now().UTC().Truncate(time.Second)
+	began, err := o.begin(ctx)
+	if err != nil {
+		return "", nil, &stepError{"target", err}
+	}
 	id = NewID(began)
 	folder := SetFolder(o.Backup, o.Instance, id)
 	m = &Manifest{
@@ -155,6 +158,22 @@ func (o *Operator) Run(ctx context.Context, server *Server) (id string, m *Manif
 		return id, nil, o.failed(tidying, folder, m, err)
 	}
 	return id, m, nil
+}
+
+// begin returns when the run begins: at a second at which none has begun, because that is its set's name.
+func (o *Operator) begin(ctx context.Context) (time.Time, error) {
+	for {
+		began := o.Now().UTC().Truncate(time.Second)
+		objects, err := o.Target.List(ctx, SetFolder(o.Backup, o.Instance, NewID(began)))
+		if err != nil || len(objects) == 0 {
+			return began, err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return began, ctx.Err()
+		}
+	}
 }
 
 // dump puts all files of the set.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pgfleet/pgfleet/internal/backup"
 	"github.com/pgfleet/pgfleet/internal/backup/target"
+	"github.com/pgfleet/pgfleet/internal/backup/target/s3server"
 )
 
 // keeper is a program that keeps objects in the folder "kept".
@@ -49,9 +50,17 @@ encrypt = "operator"
 verify_on = "pg17"
 databases = ["shop"]
 to.command = ["./keeper"]
+
+[[backup]]
+name = "bucket"
+limit = "pg17"
+recipients = ["recipients.txt"]
+databases = ["shop"]
+check = "counts"
+to.s3 = { bucket = "backups", prefix = "lab", endpoint = "ENDPOINT", access_key_id = "env:LAB_S3_ID", secret_access_key = "env:LAB_S3_KEY" }
 `
 
-// onlySet returns the only set of a target, which must be good.
+// goodSet returns the only set of a target, which must be good.
 func goodSet(t *testing.T, in backup.Target, name, host string) *backup.Set {
 	t.Helper()
 	sets, err := backup.ReadSets(t.Context(), in, backup.Folder(name, host))
@@ -67,21 +76,23 @@ func goodSet(t *testing.T, in backup.Target, name, host string) *backup.Set {
 	return &sets[0]
 }
 
-// Backups come over the connection into a folder here and into a program, encrypted there or here, and are what was in the server. A run whose
+// Backups come over the connection into a folder here, a program and a bucket, encrypted there or here, and are what was in the server. A run whose
 // connection is cut leaves no good set, and says so there.
 func TestLabPulled(t *testing.T) {
 	hosts := []string{"pg17", "pg13"}
 	for _, h := range hosts {
 		seed(t, h)
 	}
-	b := newBench(t, pulled)
+	s3 := s3server.New(t)
+	b := newBench(t, strings.Replace(pulled, "ENDPOINT", s3.URL, 1))
+	b.Env = []string{"LAB_S3_ID=" + s3server.KeyID, "LAB_S3_KEY=" + s3server.SecretKey}
 	b.Write("keeper", keeper)
 	if err := os.Chmod(filepath.Join(b.Dir, "keeper"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	b.Want(0, "apply", "--yes", "-l", "pg17,pg13")
 	b.Want(0, "backup", "run", "here", "--yes")
-	if said := b.Want(0, "backup", "run", "--yes"); strings.Count(said.Stdout, " is good, ") != 4 || !strings.Contains(said.Stdout, "1 older set removed: here/") {
+	if said := b.Want(0, "backup", "run", "--yes"); strings.Count(said.Stdout, " is good, ") != 5 || !strings.Contains(said.Stdout, "1 older set removed: here/") {
 		t.Errorf("run said:\n%s", said.All())
 	}
 	here, program := target.NewFolder(filepath.Join(b.Dir, "backups")), target.NewCommand([]string{filepath.Join(b.Dir, "keeper")}, b.Dir)
@@ -107,6 +118,7 @@ func TestLabPulled(t *testing.T) {
 			t.Errorf("the checks of %s: %v\n%s", h, err, text)
 		}
 	}
+	b.Want(0, "backup", "verify", "bucket")
 	b.Want(0, "backup", "verify", "kept", "-l", "pg17", "--restore")
 
 	// The connection is cut while pg_dump waits for a lock, and the host's programs end with it.

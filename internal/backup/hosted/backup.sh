@@ -267,7 +267,7 @@ streaming() { # names, view, column
 		all="$all $(getent ahosts "$a" | cut -d ' ' -f 1 | sort -u | tr '\n' ' ')"
 	done
 	found=$(sql postgres -v all="$all" <<SQL
-SELECT count(*) FROM $2 WHERE $3::text = ANY (string_to_array(:'all', ' '));
+SELECT count(*) FROM $2 WHERE split_part($3::text, '/', 1) = ANY (string_to_array(:'all', ' '));
 SQL
 	) || return 1
 	[ "$found" -gt 0 ]
