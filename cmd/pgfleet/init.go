@@ -11,6 +11,7 @@ import (
 	"strings"
 	"text/template"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"github.com/pgfleet/pgfleet/internal/adopt"
@@ -28,7 +29,8 @@ type initOptions struct {
 	port       int
 	identity   string
 	knownHosts string
-	from       string // adopt this server instead of writing the example
+	recipients []string // age public keys beside the operator's own
+	from       string   // adopt this server instead of writing the example
 }
 
 func (a *app) initCommand() *cobra.Command {
@@ -78,10 +80,12 @@ Init overwrites nothing.`,
 	f.IntVar(&o.port, "port", 0, "sshd's port; ssh_config decides otherwise")
 	f.StringVar(&o.identity, "identity", "", "a private key `file`; the agent and ssh_config decide otherwise")
 	f.StringVar(&o.knownHosts, "known-hosts", "", "a `file` of host keys; ~/.ssh/known_hosts otherwise")
+	f.StringArrayVar(&o.recipients, "recipient", nil, "an age public `key` beside your own that can read secrets and backups: a colleague's, or one\nwhose identity lies in a safe; for several, give it several times")
 	f.StringVar(&o.from, "from", "", "log in to this `host`, named as for ssh, and describe what is there")
 	cmd.MarkFlagsMutuallyExclusive("from", "host")
 	cmd.MarkFlagsMutuallyExclusive("from", "app-network")
 	cmd.MarkFlagsMutuallyExclusive("from", "app-host")
+	cmd.MarkFlagsMutuallyExclusive("from", "recipient")
 	cmd.MarkFlagsMutuallyExclusive("from", "version")
 	return cmd
 }
@@ -113,8 +117,8 @@ func (a *app) initExample(ctx context.Context, dir string, o initOptions) error 
 	if err != nil {
 		return &inputError{err}
 	}
-	fleet.AgeIdentity, fleet.Recipient = identity.name, identity.recipient
-	if err := staged.makeCA(ctx, o.name, identity); err != nil {
+	fleet.AgeIdentity, fleet.Recipients = identity.name, append([]string{identity.recipient}, o.recipients...)
+	if err := staged.makeCA(ctx, o.name, identity.path, fleet.Recipients); err != nil {
 		return err
 	}
 	text, err := fleet.render()
@@ -154,7 +158,7 @@ type exampleFleet struct {
 	ExampleNetwork bool
 	AppHost        *exampleHost // nil where nobody said one
 	AgeIdentity    string
-	Recipient      string
+	Recipients     []string // age public keys, the operator's own first
 }
 
 // The networks of the documentation, which reach nobody (RFC 5737).
@@ -171,6 +175,13 @@ func (o initOptions) example() (*exampleFleet, error) {
 		Version: o.version, AppNetwork: o.appNetwork,
 	}
 	var problems []error
+	for _, r := range o.recipients {
+		if _, err := age.ParseX25519Recipient(r); err != nil {
+			if _, err := age.ParseHybridRecipient(r); err != nil {
+				problems = append(problems, fmt.Errorf("--recipient %q: it is no age public key, such as age1…", r))
+			}
+		}
+	}
 	if !validName.MatchString(o.name) {
 		problems = append(problems, fmt.Errorf("--name %q: a name consists of letters, digits, dots, dashes and underscores", o.name))
 	}
@@ -273,6 +284,7 @@ func (f *exampleFleet) report(dir string, names []string, identity ageKey, made 
 	b.WriteString("  pgfleet plan          show what would change; nothing is changed\n")
 	b.WriteString("  pgfleet apply         show it, ask, and change it\n")
 	b.WriteString("  pgfleet rotate --all  make the roles' passwords, and prove them by logging in\n")
+	b.WriteString("  pgfleet backup run    make the first backups; pgfleet backup verify reads them\n")
 	if f.AppHost == nil {
 		b.WriteString("\nThe logins come from this machine. Unless it is inside app_network, name a host that is\nas verify_from in fleet.toml.\n")
 	}

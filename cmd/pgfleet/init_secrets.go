@@ -19,9 +19,9 @@ import (
 // secretFile is where the store of kind age keeps a secret.
 func secretFile(secret string) string { return filepath.Join(secretsDir, secret+".age") }
 
-// makeCA makes the fleet's CA, with its key encrypted for the operator. Passwords
-// are made by the first rotation.
-func (s *staging) makeCA(ctx context.Context, fleet string, operator ageKey) error {
+// makeCA makes the fleet's CA, with its key encrypted for the recipients, of whom the
+// identity is one. Passwords are made by the first rotation.
+func (s *staging) makeCA(ctx context.Context, fleet, identity string, recipients []string) error {
 	ca, err := newFleetCA(fleet, pki.CAOptions{Now: time.Now()})
 	if err != nil {
 		return err
@@ -31,7 +31,7 @@ func (s *staging) makeCA(ctx context.Context, fleet string, operator ageKey) err
 		return err
 	}
 	resolver, err := secrets.NewResolver(secrets.Config{Dir: s.tmp, Age: secrets.AgeConfig{
-		Dir: secretsDir, Identities: []string{operator.path}, Recipients: []string{operator.recipient},
+		Dir: secretsDir, Identities: []string{identity}, Recipients: recipients,
 	}})
 	if err != nil {
 		return err
