@@ -171,9 +171,9 @@ func wantGuide(t *testing.T, h *lab.Running, user string) {
 	can := func(role, what string) string {
 		return ask("appdb", fmt.Sprintf("SELECT string_agg(p, ', ') FROM unnest(ARRAY[%s]) p WHERE has_table_privilege('%s', 'orders', p)", what, role))
 	}
-	superusers := "postgres"
+	superusers, dumps := "postgres", ",pgfleet_backup=c/appowner"
 	if h.Postgres < 14 {
-		superusers = "pgfleet_backup, postgres" // there is no pg_read_all_data
+		superusers, dumps = "pgfleet_backup, postgres", "" // there is no pg_read_all_data
 	}
 	const all = "'SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER'"
 	for script, want := range map[string]string{
@@ -186,7 +186,7 @@ func wantGuide(t *testing.T, h *lab.Running, user string) {
 		ask("postgres", "SELECT string_agg(setrole::regrole || ' ' || setconfig::text, ', ' ORDER BY setrole::regrole::text) FROM pg_db_role_setting WHERE setrole::regrole::text LIKE 'app%'"): "appuser_a {role=appuser}, appuser_b {role=appuser}",
 		ask("postgres", "SELECT string_agg(rolname, ', ' ORDER BY rolname) FROM pg_roles WHERE rolcanlogin"):                                                                                    "appuser_a, appuser_b, dba, pgfleet_backup, postgres, readuser",
 		ask("postgres", "SELECT string_agg(member::regrole || ' of ' || roleid::regrole, ', ' ORDER BY member::regrole::text) FROM pg_auth_members WHERE member::regrole::text LIKE 'app%'"):    "appuser_a of appuser, appuser_b of appuser",
-		ask("postgres", "SELECT datacl FROM pg_database WHERE datname = 'appdb'"):                                                                                                               "{appowner=CTc/appowner,appuser=c/appowner,readuser=c/appowner,pgfleet_backup=c/appowner}",
+		ask("postgres", "SELECT datacl FROM pg_database WHERE datname = 'appdb'"):                                                                                                               "{appowner=CTc/appowner,appuser=c/appowner,readuser=c/appowner" + dumps + "}",
 		ask("appdb", "SELECT string_agg(extname, ', ' ORDER BY extname) FROM pg_extension"):                                                                                                     "pgaudit, plpgsql",
 		ask("appdb", "SELECT nspacl FROM pg_namespace WHERE nspname = 'public'"):                                                                                                                "{appowner=UC/appowner,appuser=U/appowner,readuser=U/appowner}",
 		ask("appdb", "SELECT relowner::regrole, relrowsecurity, relforcerowsecurity FROM pg_class WHERE relname = 'orders'"):                                                                    "appowner|t|t",
