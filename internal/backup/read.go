@@ -68,7 +68,7 @@ func (r *Reader) Stream(ctx context.Context, f File, sink func(io.Reader) error)
 		if errors.Is(err, ErrEnough) {
 			cancel()
 			cipher.CloseWithError(ErrEnough)
-			<-got
+			_ = <-got // its error is ours
 			return nil
 		}
 		if first := note.first(); first != nil { // the sink's error is but a consequence

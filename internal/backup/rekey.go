@@ -142,7 +142,13 @@ func (r *Reader) Rekey(ctx context.Context, recipients []age.Recipient, written 
 			return err
 		}
 	}
-	return r.Target.Remove(ctx, append(remove, r.Set.Leftovers()...)...)
+	// What an interrupted rekey has left may have the names that the files have now.
+	for _, name := range r.Set.Leftovers() {
+		if _, listed := m.File(path.Base(name)); !listed {
+			remove = append(remove, name)
+		}
+	}
+	return r.Target.Remove(ctx, remove...)
 }
 
 // rekeyFile encrypts one file anew, and compares what both hold.

@@ -62,7 +62,7 @@ func (r *Restore) Prepare(ctx context.Context) error {
 		return &RefusedError{fmt.Sprintf("%q cannot be a database's name: it has %d bytes, and at most %d are taken", r.Name, n, maxName)}
 	}
 	r.tell("asking the server")
-	session, err := r.session(ctx, "postgres")
+	session, err := r.session(ctx)
 	if err != nil {
 		return err
 	}
@@ -103,9 +103,10 @@ func (r *Restore) tell(what string) {
 	}
 }
 
-func (r *Restore) session(ctx context.Context, database string) (*pgx.Conn, error) {
+// session opens a session in the database postgres.
+func (r *Restore) session(ctx context.Context) (*pgx.Conn, error) {
 	at := r.Server
-	at.Database = database
+	at.Database = "postgres"
 	return r.At.Conn.Postgres(ctx, at)
 }
 
@@ -219,7 +220,7 @@ func (r *Restore) canBeReplaced(ctx context.Context, session *pgx.Conn) error {
 // the contents differ: then the error says under which name they can be looked at.
 func (r *Restore) Run(ctx context.Context) (*Restored, error) {
 	f, _ := r.Reader.find(KindDatabase, r.Database)
-	session, err := r.session(ctx, "postgres")
+	session, err := r.session(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +229,7 @@ func (r *Restore) Run(ctx context.Context) (*Restored, error) {
 	_, _ = rand.Read(random) // never returns an error
 	temporary := "pgfleet_restoring_" + strings.ToLower(r.Reader.Set.ID) + "_" + hex.EncodeToString(random)
 	done := &Restored{ServerVersion: r.version}
-	if err := r.fill(ctx, session, f, temporary, done); err != nil {
+	if err := r.fill(ctx, session, f, temporary); err != nil {
 		return nil, r.drop(ctx, temporary, r.Reader.named(f, err))
 	}
 	r.tell("comparing the contents")
@@ -256,7 +257,7 @@ func (r *Restore) Run(ctx context.Context) (*Restored, error) {
 }
 
 // fill makes the database and restores into it.
-func (r *Restore) fill(ctx context.Context, session *pgx.Conn, f File, temporary string, done *Restored) error {
+func (r *Restore) fill(ctx context.Context, session *pgx.Conn, f File, temporary string) error {
 	r.tell("restoring")
 	if err := runStatements(ctx, session, r.schema.CreateDatabase(temporary, r.tablespaces)); err != nil {
 		return err
@@ -281,7 +282,7 @@ func (r *Restore) drop(ctx context.Context, temporary string, why error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
 	defer cancel()
 	err := func() error {
-		session, err := r.session(ctx, "postgres")
+		session, err := r.session(ctx)
 		if err != nil {
 			return err
 		}
@@ -330,7 +331,7 @@ func (r *Restore) rename(ctx context.Context, session *pgx.Conn, temporary strin
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
 		defer cancel()
-		again, e := r.session(ctx, "postgres")
+		again, e := r.session(ctx)
 		if e == nil {
 			_, e = again.PgConn().Exec(ctx, "ALTER DATABASE "+name+" WITH ALLOW_CONNECTIONS true").ReadAll()
 			closeSession(ctx, again)
