@@ -52,12 +52,12 @@ func (r *Reader) Stream(ctx context.Context, f File, sink func(io.Reader) error)
 	defer cancel()
 	cipher, fill := io.Pipe()
 	sum := &summing{hash: sha256.New(), count: r.Read}
-	got := make(chan error, 1)
-	go func() {
-		err := r.Target.Get(ctx, path.Join(r.Set.Folder(), f.Name), io.MultiWriter(sum, fill))
-		fill.CloseWithError(err)
-		got <- err
-	}()
+	var got error
+	var getting sync.WaitGroup
+	getting.Go(func() {
+		got = r.Target.Get(ctx, path.Join(r.Set.Folder(), f.Name), io.MultiWriter(sum, fill))
+		fill.CloseWithError(got)
+	})
 	plain, err := age.Decrypt(cipher, r.Identities...)
 	if err == nil {
 		note := &noting{r: plain}
@@ -68,7 +68,7 @@ func (r *Reader) Stream(ctx context.Context, f File, sink func(io.Reader) error)
 		if errors.Is(err, ErrEnough) {
 			cancel()
 			cipher.CloseWithError(ErrEnough)
-			_ = <-got // its error is ours
+			getting.Wait()
 			return nil
 		}
 		if first := note.first(); first != nil { // the sink's error is but a consequence
@@ -77,8 +77,9 @@ func (r *Reader) Stream(ctx context.Context, f File, sink func(io.Reader) error)
 	}
 	// Whether the file or what reads it is at fault is seen by the digest alone.
 	_, _ = io.Copy(io.Discard, cipher)
-	if gotErr := <-got; gotErr != nil {
-		return gotErr
+	getting.Wait()
+	if got != nil {
+		return got
 	}
 	if why := sum.differs(f); why != "" {
 		return &DamagedError{r.Set.Folder(), f.Name, why}

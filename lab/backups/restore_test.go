@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"filippo.io/age"
+
+	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
 //go:embed odd.sql
@@ -138,7 +140,11 @@ func TestLabRestore(t *testing.T) {
 			makeOdd(t, host, rowsOf(v))
 			forget(t, other)
 			b.Want(0, "apply", "--yes", "-l", host)
-			has(t, b.Want(0, "backup", "run", name, "--yes").Stdout, "is good")
+			if v == largeVersion {
+				b.interrupt(t, name, host)
+			} else {
+				has(t, b.Want(0, "backup", "run", name, "--yes").Stdout, "is good")
+			}
 			want := dumped(t, host, odd)
 
 			// Read, and restored into a scratch cluster on another host.
@@ -197,6 +203,26 @@ func TestLabRestore(t *testing.T) {
 			forget(t, other)
 		})
 	}
+}
+
+// interrupt has a run followed, ends the following, and follows it again.
+func (b *bench) interrupt(t *testing.T, name, host string) {
+	t.Helper()
+	cmd := b.Command(t.Context(), "backup", "run", name, "--yes")
+	var out labtest.Output
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	fleet.Look(t, host, "for i in $(seq 200); do ls /var/backups/pgfleet/"+name+"/*/*/*.dump.age.partial 2>/dev/null && exit; sleep 0.05; done; exit 1")
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("exit code %d", cmd.ProcessState.ExitCode())
+	}
+	has(t, out.String(), host+": not followed any more: the run goes on; to end it, on "+host+": systemctl stop pgfleet-backup-")
+	has(t, b.Want(0, "backup", "run", name, "--yes").Stdout, "is good", "it was going on already")
 }
 
 // damage changes files of a set, and looks that each change is found and named.

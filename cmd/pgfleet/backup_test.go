@@ -1,0 +1,95 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgfleet/pgfleet/internal/backup"
+)
+
+func TestParseUnit(t *testing.T) {
+	u := parseUnit("LoadState=loaded\nActiveState=failed\nResult=exit-code\nExecMainStatus=1\nInvocationID=abc\nInactiveEnterTimestamp=Thu 2026-11-26 12:00:00 UTC\n\n" +
+		"LoadState=loaded\nActiveState=active\nNextElapseUSecRealtime=Fri 2026-11-27 02:30:00 UTC\n")
+	if !u.Loaded || u.running() || u.Active != "failed" || u.Invocation != "abc" || u.Ended == nil || u.Next == nil || u.Next.Hour() != 2 || !u.Timer {
+		t.Errorf("%+v", u)
+	}
+	u = parseUnit("LoadState=not-found\nActiveState=inactive\nResult=success\nInactiveEnterTimestamp=\n\nLoadState=not-found\nActiveState=inactive\nNextElapseUSecRealtime=\n")
+	if u.Loaded || u.Timer || u.Next != nil || u.Ended != nil {
+		t.Errorf("%+v", u)
+	}
+	if u := parseUnit("LoadState=loaded\nActiveState=activating\n"); !u.running() {
+		t.Errorf("%+v", u)
+	}
+}
+
+func TestFailureIn(t *testing.T) {
+	for journal, want := range map[string]string{
+		"app: pg_dump: killed\nThe backup has failed: app: pg_dump: killed\nx.service: Main process exited, code=exited, status=1/FAILURE\nFailed to start x.service": "app: pg_dump: killed",
+		"/bin/sh: not found\nx.service: Failed with result 'exit-code'.":                                                                                              "/bin/sh: not found",
+		"x.service: Failed with result 'timeout'.":                                                                                                                    "x.service: Failed with result 'timeout'.",
+		"": "",
+	} {
+		if got := failureIn(journal); got != want {
+			t.Errorf("%q: %q, want %q", journal, got, want)
+		}
+	}
+}
+
+func TestBytesText(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 9949: "9.9 kB", 12_345: "12 kB", 999_499: "999 kB", 999_500: "1.0 MB", 200_000_000: "200 MB", 2_500_000_000_000: "2.5 TB"} {
+		if got := bytesText(n); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+func TestRate(t *testing.T) {
+	var r rate
+	start := time.Unix(0, 0)
+	if got := r.add(start, 0); got != 0 {
+		t.Error(got)
+	}
+	for i := 1; i <= 60; i++ {
+		got := r.add(start.Add(time.Duration(i)*time.Second), int64(i)*1000)
+		if got != 1000 {
+			t.Errorf("after %d s: %d", i, got)
+		}
+	}
+	if len(r.at) > 13 {
+		t.Errorf("%d points are kept", len(r.at))
+	}
+}
+
+func TestRenderBackup(t *testing.T) {
+	now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	ended := now.Add(-9 * time.Hour)
+	l := backupLine{
+		Backup: "nightly", Instance: "pg01", Target: "pg01:/var/backups/pgfleet", Declared: true,
+		Unit: &unitState{Loaded: true, Active: "failed", Ended: &ended, Message: "app: No space left on device\x1b[2J"},
+		Sets: []setLine{
+			{ID: "20261126T023000Z", Began: now.Add(-9 * time.Hour), State: backup.Failing, Why: "app: No space left on device"},
+			{ID: "20261125T023000Z", Began: now.Add(-33 * time.Hour), Bytes: 12_000_000, State: backup.Good, Proof: &backup.Proof{OK: true, Level: backup.LevelRestore, At: now.Add(-48 * time.Hour)}},
+			{ID: "20261124T023000Z", Began: now.Add(-57 * time.Hour), Bytes: 12_000_000, State: backup.Good},
+			{ID: "20261123T023000Z", Began: now.Add(-81 * time.Hour), Bytes: 12_000_000, State: backup.Good, Proof: &backup.Proof{Level: backup.LevelRead, At: now.Add(-3 * time.Hour), Message: "x is cut off\nmore"}},
+		},
+		Others: []string{"pgBackRest archives the WAL (archive_command)"},
+	}
+	want := `nightly of pg01 in pg01:/var/backups/pgfleet
+  the last run has failed 9 hours ago: app: No space left on device\x1b[2J; there is no timer
+  SET               AGE       SIZE   STATE   PROVEN
+  20261126T023000Z  9 hours   0 B    failed
+  20261125T023000Z  33 hours  12 MB  good    restored 2 days ago
+  20261124T023000Z  2 days    12 MB  good    no
+  20261123T023000Z  3 days    12 MB  good    failed 3 hours ago: x is cut off
+  20261126T023000Z: app: No space left on device
+  beside it: pgBackRest archives the WAL (archive_command)
+`
+	if got := renderBackup(l, now, newStyle(false)); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	l = backupLine{Backup: "nightly", Instance: "pg02", Target: "x", Declared: true, Unit: &unitState{}, Problem: "one\ntwo"}
+	if got := renderBackup(l, now, newStyle(false)); !strings.Contains(got, "  one\n  two\n") || !strings.Contains(got, "pgfleet apply makes it") || strings.Contains(got, "no set yet") {
+		t.Error(got)
+	}
+}
