@@ -134,9 +134,11 @@ quiet pg05 "ip address add $app_address/32 dev host0; for server in $pg01 $pg02 
 
 heading "Describe the fleet"
 cd "$work"
+(cd "$root" && go run filippo.io/age/cmd/age-keygen -o "$work/safe.txt") 2>/dev/null
+sed -n 's/^# public key: //p' safe.txt >safe.pub # the other key that opens backups; it belongs into a safe
 want 0 pgfleet init prod --app-network "$app_network" --user ops --identity "$key" --known-hosts "$known_hosts" \
     --host pg01="$pg01",replication=orders --host pg02="$pg02",replication=orders \
-    --host pg03="$pg03",version=17 --host pg04="$pg04",version=17 --app-host app1="$pg05"
+    --host pg03="$pg03",version=17 --host pg04="$pg04",version=17 --app-host app1="$pg05" --recipient "$(cat safe.pub)"
 want 0 cd prod
 say "pg01 and pg02 are a primary and its standby, pg03 and pg04 have another version. app1 is the host pg05,"
 say "and what connects to a database from there comes from $app_address, inside the applications' network."
@@ -268,6 +270,29 @@ quiet pg01 "runuser -u postgres -- psql -XAtc \"SELECT split_part(rolpassword, '
 if lab exec pg01 'grep -qFf - /var/log/postgresql/*.log' <"$work/passwords"; then fail "a password is in a log"; fi
 lab exec pg01 'grep -qFf - /var/log/postgresql/*.log' <<<'CREATE ROLE appuser' || fail "the log was not searched"
 rm "$work/passwords"
+
+heading "Back the databases up, and prove it: on another host, a server of its own restores it"
+want 0 sed -i 's/^# verify_on = .*/verify_on = "app1"/' fleet.toml
+want 0 pgfleet backup run nightly --limit orders --yes
+by_hand pg01 'ls -l /var/backups/pgfleet/nightly/pg01/*'
+want 0 pgfleet backup verify nightly --restore --limit pg01
+want 0 pgfleet backup list --limit pg01
+say "A dump that dies half way is no backup, and nothing older is deleted for it:"
+quiet pg01 "runuser -u postgres -- psql -X appdb -qc 'BEGIN; LOCK TABLE orders; SELECT pg_sleep(600)'" >/dev/null 2>&1 &
+until_says pg01 "runuser -u postgres -- psql -XAtc \"SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation IS NOT NULL AND granted\"" 1
+(
+    until_says pg01 'pgrep -u pgfleet_backup -x pg_dump -c' 1
+    quiet pg01 'pkill -KILL -u pgfleet_backup -x pg_dump'
+) &
+want 1 pgfleet backup run nightly --limit pg01 --yes
+quiet pg01 "runuser -u postgres -- psql -XAtc \"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()\"" >/dev/null
+wait
+want 0 pgfleet backup list --limit pg01
+
+heading "Certificates: what there is, until when, and is it what the servers present?"
+want 0 pgfleet certs list
+want 0 pgfleet certs renew --force --yes --limit pg03
+want 0 pgfleet plan --detailed-exitcode
 
 heading "Somebody changes a server by hand"
 by_hand pg03 "sed -i '1i host all all 0.0.0.0/0 trust' /etc/postgresql/17/main/pg_hba.conf"
