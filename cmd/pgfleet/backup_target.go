@@ -24,7 +24,11 @@ func (a *app) backupTarget(ctx context.Context, s *session, b *inventory.Backup,
 		if err != nil {
 			return nil, err
 		}
-		return targets.NewHost(conn, host.Name, to.Path, b.Role), nil
+		user := "root" // whose folder the hosts that are dumped cannot reach
+		if b.Hosted() {
+			user = b.Role
+		}
+		return targets.NewHost(conn, host.Name, to.Path, user), nil
 	case to.Here != "":
 		dir := s.fleet.File(to.Here)
 		if rest, ok := strings.CutPrefix(dir, "~/"); ok {

@@ -426,7 +426,7 @@ func (o *Operator) snapshot(ctx context.Context, database string) (*snapshotSess
 		if s.first = append(s.first, line...); err == nil && len(s.first) > maxFirst {
 			err = errors.New("there are more sequences than makes sense")
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = errors.New("psql ended before it had exported a snapshot")
 		}
 		if err != nil {
@@ -448,7 +448,7 @@ func (s *snapshotSession) end() {
 func (o *Operator) checks(ctx context.Context, folder, database string, s *snapshotSession) (File, error) {
 	go func() {
 		_, _ = io.WriteString(s.say, hosted.ChecksRest)
-		s.say.Close()
+		_ = s.say.Close()
 	}()
 	return o.put(ctx, folder, File{Name: ChecksName(database), Kind: KindChecks, Database: database}, true, func(ctx context.Context, w io.Writer) error {
 		context.AfterFunc(ctx, func() { s.out.CloseWithError(errStopped) })

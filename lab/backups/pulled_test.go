@@ -52,6 +52,13 @@ databases = ["shop"]
 to.command = ["./keeper"]
 
 [[backup]]
+name = "vault"
+limit = "pg17"
+recipients = ["recipients.txt"]
+databases = ["shop"]
+to = { host = "pg13", path = "/var/backups/vault" }
+
+[[backup]]
 name = "bucket"
 limit = "pg17"
 recipients = ["recipients.txt"]
@@ -92,7 +99,7 @@ func TestLabPulled(t *testing.T) {
 	}
 	b.Want(0, "apply", "--yes", "-l", "pg17,pg13")
 	b.Want(0, "backup", "run", "here", "--yes")
-	if said := b.Want(0, "backup", "run", "--yes"); strings.Count(said.Stdout, " is good, ") != 5 || !strings.Contains(said.Stdout, "1 older set removed: here/") {
+	if said := b.Want(0, "backup", "run", "--yes"); strings.Count(said.Stdout, " is good, ") != 6 || !strings.Contains(said.Stdout, "1 older set removed: here/") {
 		t.Errorf("run said:\n%s", said.All())
 	}
 	here, program := target.NewFolder(filepath.Join(b.Dir, "backups")), target.NewCommand([]string{filepath.Join(b.Dir, "keeper")}, b.Dir)
@@ -119,6 +126,7 @@ func TestLabPulled(t *testing.T) {
 		}
 	}
 	b.Want(0, "backup", "verify", "bucket")
+	b.Want(0, "backup", "verify", "vault")
 	b.Want(0, "backup", "verify", "kept", "-l", "pg17", "--restore")
 
 	// The connection is cut while pg_dump waits for a lock, and the host's programs end with it.

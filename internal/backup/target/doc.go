@@ -42,7 +42,7 @@ func (m *measured) Read(b []byte) (int, error) {
 	m.n += int64(n)
 	m.sum.Write(b[:n])
 	switch {
-	case err == io.EOF:
+	case err == io.EOF: //nolint:errorlint // an error that wraps it is no end
 		m.end = true
 	case err != nil:
 		m.fault = err

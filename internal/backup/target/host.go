@@ -16,7 +16,8 @@ import (
 	"github.com/pgfleet/pgfleet/transport"
 )
 
-// A Host keeps objects as files in a folder on a host, which has to exist.
+// A Host keeps objects as files in a folder on a host. With root's rights the folder is made with the first
+// object, and one that is not root's own is refused: its owner could lead root elsewhere. With another account's it has to exist.
 type Host struct {
 	conn transport.Conn
 	host string
@@ -41,12 +42,23 @@ const (
 
 // script puts the way into the folder in front of a script.
 func (h *Host) script(text string) string {
+	if h.user == "root" {
+		text = fmt.Sprintf("[ \"$(stat -c %%U .)\" = root ] || { echo \"it belongs to $(stat -c %%U .)\" >&2; exit %d; }\n", exitNoFolder) + text
+	}
 	return fmt.Sprintf("umask 077\ncd -- %s || exit %d\n", transport.Quote(h.dir), exitNoFolder) + text
 }
 
-// run runs a script in the folder; a failure of it is an error.
-func (h *Host) run(ctx context.Context, text string, unfenced bool, stdin io.Reader, stdout io.Writer) error {
-	out, err := h.conn.Pipe(ctx, transport.Command{Script: h.script(text), User: h.user, Unfenced: unfenced}, stdin, stdout)
+// absent returns what a script begins with that does something else where root's folder is not there.
+func (h *Host) absent(do string) string {
+	if h.user != "root" {
+		return ""
+	}
+	return fmt.Sprintf("[ -d %s ] || %s\n", transport.Quote(h.dir), do)
+}
+
+// run runs a script in the folder, or absent where root has none; a failure of it is an error.
+func (h *Host) run(ctx context.Context, absent, text string, unfenced bool, stdin io.Reader, stdout io.Writer) error {
+	out, err := h.conn.Pipe(ctx, transport.Command{Script: h.absent(absent) + h.script(text), User: h.user, Unfenced: unfenced}, stdin, stdout)
 	said := strings.ReplaceAll(strings.TrimSpace(string(out.Stderr)), "\n", "; ")
 	switch {
 	case err != nil:
@@ -54,13 +66,18 @@ func (h *Host) run(ctx context.Context, text string, unfenced bool, stdin io.Rea
 	case out.ExitCode == 0:
 		return nil
 	case out.ExitCode == exitNoFolder:
-		return fmt.Errorf("%s cannot go there: %s; pgfleet apply makes the folder", h.user, said)
+		return fmt.Errorf("it cannot be used as %s: %s; pgfleet apply makes the folder of a backup that the host makes itself, and backup run every other", h.user, said)
 	case out.ExitCode == exitMissing:
 		return fs.ErrNotExist
 	case said == "":
 		return fmt.Errorf("exit status %d", out.ExitCode)
 	}
 	return errors.New(said)
+}
+
+// makeFolder makes a folder for root alone, and those above it for everybody to pass.
+func makeFolder(dir string) string {
+	return fmt.Sprintf("{ umask 022; mkdir -p -- %[1]s && chmod 0700 -- %[1]s && sync -- %[2]s; } || exit", transport.Quote(dir), transport.Quote(path.Dir(dir)))
 }
 
 // Put implements [backup.Target].
@@ -77,7 +94,7 @@ func (h *Host) Put(ctx context.Context, name string, r io.Reader) (int64, string
 func (h *Host) put(ctx context.Context, name string, m *measured) error {
 	var digest bytes.Buffer
 	partial, folder := transport.Quote(name+backup.PartialSuffix), transport.Quote(path.Dir(name))
-	err := h.run(ctx, fmt.Sprintf("mkdir -p -- %[2]s && cat >%[1]s && sync %[1]s && sha256sum <%[1]s", partial, folder), false, m, &digest)
+	err := h.run(ctx, makeFolder(h.dir), fmt.Sprintf("trap %[3]s TERM\nmkdir -p -- %[2]s && cat >%[1]s && sync %[1]s && sha256sum <%[1]s", partial, folder, transport.Quote("rm -f -- "+partial+"; exit 1")), false, m, &digest)
 	_, sent, ended := m.whole()
 	if got, _, _ := strings.Cut(digest.String(), " "); err == nil && (got != sent || !ended) {
 		err = errors.New("what the host has written is not what was sent: is its disk all right?")
@@ -90,12 +107,12 @@ func (h *Host) put(ctx context.Context, name string, m *measured) error {
 				break
 			}
 		}
-		err = h.run(ctx, fmt.Sprintf("mv -f -- %s %s && sync%s", partial, transport.Quote(name), folders), false, nil, io.Discard)
+		err = h.run(ctx, "exit", fmt.Sprintf("mv -f -- %s %s && sync%s", partial, transport.Quote(name), folders), false, nil, io.Discard)
 	}
 	if err != nil && h.conn.Err() == nil {
 		tidying, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		_ = h.run(tidying, "rm -f -- "+partial, false, nil, io.Discard)
+		_ = h.run(tidying, "exit", "rm -f -- "+partial, false, nil, io.Discard)
 	}
 	return err
 }
@@ -107,7 +124,7 @@ func (h *Host) Get(ctx context.Context, name string, w io.Writer) error {
 	}
 	to := &sink{w: w}
 	file := transport.Quote(name)
-	err := h.run(ctx, fmt.Sprintf("[ -e %[1]s ] || exit %[2]d\ncat -- %[1]s", file, exitMissing), true, nil, to)
+	err := h.run(ctx, fmt.Sprintf("exit %d", exitMissing), fmt.Sprintf("[ -e %[1]s ] || exit %[2]d\ncat -- %[1]s", file, exitMissing), true, nil, to)
 	return to.result(h, name, err)
 }
 
@@ -121,7 +138,7 @@ func (h *Host) List(ctx context.Context, folder string) ([]backup.Object, error)
 	}
 	var out bytes.Buffer
 	at := transport.Quote(path.Join(".", folder))
-	err := h.run(ctx, fmt.Sprintf("[ -d %[1]s ] || exit 0\nfind %[1]s -ignore_readdir_race -type f -printf '%%s %%T@ %%P\\0'", at), true, nil, &bounded{&out, maxList})
+	err := h.run(ctx, "exit 0", fmt.Sprintf("[ -d %[1]s ] || exit 0\nfind %[1]s -ignore_readdir_race -type f -printf '%%s %%T@ %%P\\0'", at), true, nil, &bounded{&out, maxList})
 	if err != nil {
 		return nil, fail("list", h, folder, err)
 	}
@@ -169,7 +186,7 @@ func (h *Host) Remove(ctx context.Context, names ...string) error {
 			fmt.Fprintf(&script, "rmdir -p -- %s 2>/dev/null\n", transport.Quote(folder))
 		}
 	}
-	if err := h.run(ctx, script.String()+"exit 0", false, nil, io.Discard); err != nil {
+	if err := h.run(ctx, "exit 0", script.String()+"exit 0", false, nil, io.Discard); err != nil {
 		return fail("remove files", h, "", err)
 	}
 	return nil

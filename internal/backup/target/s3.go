@@ -135,11 +135,11 @@ func (s *S3) put(ctx context.Context, name string, r io.Reader) error {
 		return err
 	}
 	part := make([]byte, s.config.PartSize)
-	n, err := fill(r, part)
-	if err != nil && err != io.EOF {
+	n, ended, err := fill(r, part)
+	if err != nil {
 		return err
 	}
-	if err == io.EOF {
+	if ended {
 		_, err := c.PutObject(ctx, &s3.PutObjectInput{Bucket: &s.config.Bucket, Key: s.key(name), Body: bytes.NewReader(part[:n]), ContentMD5: sum(part[:n])})
 		return err
 	}
@@ -179,24 +179,27 @@ func (s *S3) parts(ctx context.Context, c *s3.Client, upload *s3.CreateMultipart
 		if number%2000 == 0 {
 			part = make([]byte, 2*len(part))
 		}
-		n, err = fill(r, part)
-		if err != nil && err != io.EOF {
+		if n, ended, err = fill(r, part); err != nil {
 			return err
 		}
-		ended = err == io.EOF
 	}
 	_, err := c.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{Bucket: bucket, Key: key, UploadId: upload.UploadId, MultipartUpload: &types.CompletedMultipartUpload{Parts: sent}})
 	return err
 }
 
-// fill reads until b is full or r at its end, which alone is io.EOF: a connection that was cut off gives io.ErrUnexpectedEOF.
-func fill(r io.Reader, b []byte) (n int, err error) {
-	for n < len(b) && err == nil {
-		var more int
-		more, err = r.Read(b[n:])
+// fill reads until b is full, or r at its end, which alone is io.EOF: a connection that was cut off gives io.ErrUnexpectedEOF.
+func fill(r io.Reader, b []byte) (n int, ended bool, err error) {
+	for n < len(b) {
+		more, err := r.Read(b[n:])
 		n += more
+		if err == io.EOF {
+			return n, true, nil
+		}
+		if err != nil {
+			return n, false, err
+		}
 	}
-	return n, err
+	return n, false, nil
 }
 
 func sum(b []byte) *string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -65,11 +66,34 @@ func TestHost(t *testing.T) {
 	s := sshtest.New(t, sshtest.Options{})
 	c := dial(t, s)
 	targettest.Run(t, 300_000, func(t *testing.T) backup.Target {
-		return NewHost(c, "pg01", t.TempDir(), "root")
+		return NewHost(c, "pg01", t.TempDir(), "")
 	})
-	_, _, err := NewHost(c, "pg01", "/nonexistent/backups", "root").Put(t.Context(), "a/x", strings.NewReader("x"))
-	if err == nil || !strings.Contains(err.Error(), "pg01:/nonexistent/backups: write a/x: root cannot go there") {
+	dir := filepath.Join(t.TempDir(), "a", "backups")
+	_, _, err := NewHost(c, "pg01", dir, "").Put(t.Context(), "a/x", strings.NewReader("x"))
+	if err == nil || !strings.Contains(err.Error(), "pg01:"+dir+": write a/x: it cannot be used as") {
 		t.Errorf("a folder that does not exist: %v", err)
+	}
+	if os.Getuid() != 0 { // root is who runs the test here
+		return
+	}
+	root := NewHost(c, "pg01", dir, "root")
+	if all, err := root.List(t.Context(), ""); err != nil || len(all) > 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+	if err := root.Get(t.Context(), "a/x", io.Discard); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if _, _, err := root.Put(t.Context(), "a/x", strings.NewReader("x")); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if err := os.Chown(dir, 12345, -1); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := root.Put(t.Context(), "a/y", strings.NewReader("x")); err == nil || !strings.Contains(err.Error(), "it belongs to") {
+		t.Errorf("somebody else's folder: %v", err)
 	}
 }
 
@@ -82,14 +106,14 @@ func TestHostIsCut(t *testing.T) {
 	dir := t.TempDir()
 	cut := dial(t, s)
 	r := io.MultiReader(bytes.NewReader(targettest.Noise(1<<20)), &cutter{cut.Close}, bytes.NewReader(targettest.Noise(1<<20)))
-	if _, _, err := NewHost(cut, "pg01", dir, "root").Put(t.Context(), "a/x", r); err == nil {
+	if _, _, err := NewHost(cut, "pg01", dir, "").Put(t.Context(), "a/x", r); err == nil {
 		t.Error("the connection was cut, and it was put")
 	}
 	// The host's side may yet be at work.
 	for began := time.Now(); s.Running() > 0 && time.Since(began) < 10*time.Second; {
 		time.Sleep(10 * time.Millisecond)
 	}
-	h := NewHost(dial(t, s), "pg01", dir, "root")
+	h := NewHost(dial(t, s), "pg01", dir, "")
 	all, err := h.List(t.Context(), "")
 	if err != nil || len(all) > 1 || len(all) == 1 && all[0].Name != "a/x.partial" {
 		t.Errorf("%v, %v", all, err)

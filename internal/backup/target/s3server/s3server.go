@@ -244,7 +244,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, operation, key st
 		s.get(w, r, key, cut)
 	case "DeleteObject":
 		delete(s.objects, key)
-		w.WriteHeader(204)
+		w.WriteHeader(http.StatusNoContent)
 	case "CreateMultipartUpload":
 		s.began++
 		id := fmt.Sprintf("upload+%d", s.began)
@@ -261,7 +261,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, operation, key st
 		s.complete(w, id, up, body)
 	case "AbortMultipartUpload":
 		delete(s.uploads, id)
-		w.WriteHeader(204)
+		w.WriteHeader(http.StatusNoContent)
 	case "ListObjectsV2":
 		s.list(w, r)
 	default:
@@ -291,7 +291,7 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, key string, cut boo
 	rest := o.content[from:]
 	w.Header().Set("Content-Length", strconv.Itoa(len(rest)))
 	if from > 0 {
-		w.WriteHeader(206)
+		w.WriteHeader(http.StatusPartialContent)
 	}
 	if cut {
 		_, _ = w.Write(rest[:len(rest)/2])
