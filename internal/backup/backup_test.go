@@ -263,6 +263,8 @@ func TestRetain(t *testing.T) {
 		{"an interrupted removal is ended", "dgg", 2, "-++"},
 		{"a damaged one in between", "gdg", 2, "+++"},
 		{"all failed", "fff", 1, "+++"},
+		{"one that verify refused does not count", "gpgg", 2, "-+++"},
+		{"the newest was refused by verify", "gggp", 2, "++++"},
 	}
 	states := map[rune]State{'g': Good, 'f': Failing, 'c': CutOff, 'd': Damaged, 'r': Running}
 	now := time.Date(2026, 11, 30, 5, 2, 0, 0, time.UTC)
@@ -271,6 +273,10 @@ func TestRetain(t *testing.T) {
 			var sets []Set
 			for i, letter := range test.sets {
 				s := testSet(i, states[letter])
+				if letter == 'p' {
+					s = testSet(i, Good)
+					s.Proof = &Proof{Message: "broken", ManifestSHA256: s.ManifestSHA256}
+				}
 				if letter == 'r' {
 					s.Objects[1].Modified = now
 				}

@@ -7,6 +7,11 @@ import (
 	"time"
 )
 
+// disproven is the state, here alone, of a set that is whole and that verify could not
+// read or restore. Whether that is the set's fault is for somebody to find out, so it
+// neither counts nor goes; the script on a host has the same rule.
+const disproven State = "disproven"
+
 // A Verdict says whether a set is to go.
 type Verdict struct {
 	Set    *Set
@@ -29,7 +34,11 @@ func Retain(sets []Set, keep int, now time.Time, active func(*Set) bool) []Verdi
 	}
 	for _, members := range groups {
 		retain(verdicts, members, keep, func(s *Set) (State, string) {
-			return s.State(now, active != nil && active(s))
+			st, why := s.State(now, active != nil && active(s))
+			if p := s.Proven(); st == Good && p != nil && !p.OK {
+				return disproven, "verify could not prove it: " + p.Message
+			}
+			return st, why
 		})
 	}
 	return verdicts
@@ -68,8 +77,8 @@ func retain(verdicts []Verdict, members []int, keep int, state func(*Set) (State
 			v.Delete, v.Reason = true, fmt.Sprintf("there are %d newer good sets", good-1)
 		case st == Damaged && v.Set.Manifest != nil && good >= max(keep, 1):
 			v.Delete, v.Reason = true, fmt.Sprintf("%s, and there are %d newer good sets", why, good)
-		case st == Damaged:
-			v.Reason = "damaged: " + why
+		case st == Damaged, st == disproven:
+			v.Reason = string(st) + ": " + why
 		default:
 			v.Reason = fmt.Sprintf("%s: no manifest lists its files, remove them by hand (%s)", st, why)
 		}

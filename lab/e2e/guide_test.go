@@ -185,7 +185,7 @@ func wantListed(t *testing.T, host string) {
 			"\nappuser_a|" + member("appuser") + "\nappuser_b|" + member("appuser"),
 		`\du readuser`: "readuser|" + member(""),
 		`\du dba`:      "dba|" + member("pg_monitor,pg_signal_backend,appowner"),
-		`\drds`:        "appuser_a||role=appuser\nappuser_b||role=appuser",
+		`\drds`:        "appuser_a||role=appuser\nappuser_b||role=appuser\npgfleet_backup||default_transaction_read_only=on\nlo_compat_privileges=on",
 	} {
 		got := strings.TrimSpace(look(t, host, "cd /; runuser -u postgres -- psql -XAt -d appdb -c "+labtest.Quote(command)+" 2>/dev/null"))
 		if got != want {
