@@ -35,7 +35,8 @@ const (
 
 // A Scratch is a server of its own on an empty cluster of a host, which is removed
 // when it is closed; when nobody is heard of for five minutes; and when the host
-// boots anew. It has no network, and nobody but postgres and root reaches its socket. Its only
+// boots anew. It runs as the account pgfleet_scratch, has no network, sees no other cluster, and lets nobody in but the accounts
+// postgres and root: what is restored into it can run programs. Its only
 // databases are template0 and template1. It may be used concurrently.
 type Scratch struct {
 	conn transport.Conn
@@ -47,14 +48,14 @@ type Scratch struct {
 }
 
 // StartScratch makes a scratch cluster with the PostgreSQL in binDir, with preload
-// as shared_preload_libraries. The account postgres runs it, in a transient unit of systemd
-// (systemd-run(1)); that takes root. Close it.
+// as shared_preload_libraries. It runs in a transient unit of systemd
+// (systemd-run(1)), by an account that is made if it is missing; that takes root. Close it.
 func StartScratch(ctx context.Context, conn transport.Conn, binDir string, preload []string) (*Scratch, error) {
 	random := make([]byte, 8)
 	_, _ = rand.Read(random) // never returns an error
 	s := &Scratch{conn: conn, unit: "pgfleet-scratch-" + hex.EncodeToString(random), bin: binDir}
 	script := assign("unit", s.unit) + assign("script", scratchScript) + assign("bin_dir", binDir) +
-		assign("preload", strings.Join(preload, ",")) + assign("minutes", strconv.Itoa(scratchSilence)) + scratchStart
+		assign("preload", strings.Join(preload, ",")) + assign("minutes", strconv.Itoa(scratchSilence)) + assign("alive", s.alive()) + scratchStart
 	out, err := conn.Run(ctx, transport.Command{Script: script, User: "root", Unfenced: true})
 	if err == nil && out.ExitCode != 0 {
 		err = fmt.Errorf("the scratch cluster did not start: %s", said(out))
@@ -77,7 +78,7 @@ func (s *Scratch) keepAlive(ctx context.Context) {
 		select {
 		case <-tick.C:
 			// Where it fails, what is done with the cluster fails as well.
-			_, _ = s.conn.Run(ctx, transport.Command{Script: ": >" + transport.Quote(s.SocketDir()+"/alive"), User: "postgres", Unfenced: true})
+			_, _ = s.conn.Run(ctx, transport.Command{Script: "touch -c " + transport.Quote(s.alive()), User: "root", Unfenced: true})
 		case <-ctx.Done():
 			return
 		}
@@ -86,6 +87,9 @@ func (s *Scratch) keepAlive(ctx context.Context) {
 
 // SocketDir returns the folder of the server's socket.
 func (s *Scratch) SocketDir() string { return "/run/" + s.unit }
+
+// alive is the file whose time says when the cluster was wanted last.
+func (s *Scratch) alive() string { return s.SocketDir() + ".alive" }
 
 // Endpoint returns where a database of it is reached.
 func (s *Scratch) Endpoint(database string) transport.Endpoint {
@@ -102,7 +106,7 @@ func (s *Scratch) Close(ctx context.Context) error {
 func (s *Scratch) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	out, err := s.conn.Run(ctx, transport.Command{Script: assign("unit", s.unit) + scratchStop, User: "root", Unfenced: true})
+	out, err := s.conn.Run(ctx, transport.Command{Script: assign("unit", s.unit) + assign("alive", s.alive()) + scratchStop, User: "root", Unfenced: true})
 	if err != nil {
 		return &LeftError{fmt.Sprintf("whether the scratch cluster is gone is not known (%v); it removes itself within %d minutes, or: systemctl stop %s", err, scratchSilence, s.unit)}
 	}

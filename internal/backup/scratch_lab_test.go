@@ -24,7 +24,7 @@ func TestLabScratch(t *testing.T) {
 		hosts = append(hosts, lab.Host{Name: fmt.Sprintf("postgres-%d", v), Postgres: v})
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
+	t.Cleanup(cancel) // the subtests go on when this function has returned
 	l, err := lab.Up(ctx, lab.Options{Hosts: hosts, Log: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +55,7 @@ func TestLabScratch(t *testing.T) {
 			if err != nil || len(found) != 1 || found[0] != h.Postgres {
 				t.Fatalf("%v, %v", found, err)
 			}
+			look("mkdir -p /etc/pgfleet/backup /home/x")
 			s, err := StartScratch(ctx, conn, BinDir(h.Postgres), []string{"pgaudit"})
 			if err != nil {
 				t.Fatal(err)
@@ -76,6 +77,22 @@ func TestLabScratch(t *testing.T) {
 			if err := session.QueryRow(ctx, "SELECT string_agg(trim(line), ',') FROM out").Scan(&seen); err != nil || seen != "lo" {
 				t.Errorf("it sees %q, %v", seen, err)
 			}
+			// Nor does it become postgres, or reach a cluster, its files or systemd. The paths of /proc lead to what processes outside of the unit see.
+			const exploit = `CREATE TEMP TABLE got (line text); COPY got FROM PROGRAM 'exec 2>/dev/null; id -un
+for d in /var/run/postgresql /run/postgresql /proc/[0-9]*/root/run/postgresql; do for u in postgres pgfleet_scratch; do
+psql -XAtw -h $d -U $u -d postgres -c "SELECT ''in $d as '' || current_user"; done; done
+cat /etc/postgresql/*/main/* /var/lib/postgresql/*/main/global/pg_control | head -c 40
+ls /etc/postgresql /etc/pgfleet /var/backups /home /root /run/dbus
+systemctl --no-pager list-units | head -n 1; true'`
+			if _, err := session.Exec(ctx, exploit); err != nil {
+				t.Fatal(err)
+			}
+			if err := session.QueryRow(ctx, "SELECT string_agg(trim(line), ',') FROM got").Scan(&seen); err != nil || seen != "pgfleet_scratch" {
+				t.Errorf("the exploit got %q, %v", seen, err)
+			}
+			if got := look(`runuser -u nobody -- psql -XAtw -h ` + s.SocketDir() + ` -U postgres -d template1 -c 'SELECT 1' 2>&1; true`); !strings.Contains(got, "eer authentication failed") {
+				t.Errorf("another account gets in: %q", got)
+			}
 			_ = session.Close(ctx)
 			if got := look(left); !strings.Contains(got, "/run/"+s.unit) || !strings.Contains(got, "/data") {
 				t.Errorf("while it runs: %q", got)
@@ -91,7 +108,7 @@ func TestLabScratch(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.cancel()
-			look("touch -d '6 minutes ago' " + s.SocketDir() + "/alive")
+			look("touch -d '6 minutes ago' " + s.alive())
 			for range 100 {
 				if look(left) == "" {
 					break

@@ -1,10 +1,11 @@
-# Stop a scratch cluster, and say what is left of it: runs as root. unit is set before this text.
+# Stop a scratch cluster, and say what is left of it: runs as root. unit and alive are set before this text.
 set -u
 systemctl stop "$unit.service" 2>/dev/null
 case $(systemctl show --property=ActiveState --value "$unit.service") in
 inactive | failed) ;;
 *) echo "the unit $unit.service does not end" ;;
 esac
+rm -f -- "$alive"
 for left in "/run/$unit" /var/tmp/systemd-private-*-"$unit".service-*; do
 	if [ -e "$left" ]; then echo "$left is left"; fi
 done
