@@ -93,3 +93,21 @@ func TestRenderBackup(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A proof that a set can be read never hides what came of restoring it.
+func TestTakesPlace(t *testing.T) {
+	read := func(ok bool) *backup.Proof { return &backup.Proof{Level: backup.LevelRead, OK: ok} }
+	restore := func(ok bool) *backup.Proof { return &backup.Proof{Level: backup.LevelRestore, OK: ok} }
+	for i, c := range []struct {
+		proof, before *backup.Proof
+		want          bool
+	}{
+		{read(true), nil, true}, {read(true), read(false), true}, {read(false), read(true), true},
+		{read(true), restore(true), false}, {read(true), restore(false), false}, {read(false), restore(false), false}, {read(false), restore(true), true},
+		{restore(true), restore(false), true}, {restore(false), restore(true), true}, {restore(true), read(false), true},
+	} {
+		if got := takesPlace(c.proof, c.before); got != c.want {
+			t.Errorf("%d: %v", i, got)
+		}
+	}
+}

@@ -179,15 +179,21 @@ func (a *app) verifyOne(ctx context.Context, s *session, h *holding, id string, 
 		proof.Message = err.Error()
 	}
 	line.OK = err == nil
-	// A read does not take the place of the proof that it was restored.
-	if before := set.Proven(); err == nil && !restore && before != nil && before.OK && before.Level == backup.LevelRestore {
-		return line, nil
+	if !takesPlace(proof, set.Proven()) {
+		return line, err
 	}
 	if e := backup.PutProof(ctx, h.target, set, proof); e != nil {
 		line.OK = false
 		return line, errors.Join(err, fmt.Errorf("what it came to could not be written: %w", e))
 	}
 	return line, err
+}
+
+// takesPlace reports whether a proof is written where there is one of the same manifest, or nil. That a set can be read says nothing about
+// whether it can be restored, so it takes the place of no proof of that, be it good or bad; that it cannot be read does, as
+// long as it was not known.
+func takesPlace(proof, before *backup.Proof) bool {
+	return before == nil || proof.Level == backup.LevelRestore || before.Level != backup.LevelRestore || !proof.OK && before.OK
 }
 
 // newerBad says that the run that came last is not good, where an older set is.

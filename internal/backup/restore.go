@@ -452,9 +452,7 @@ func RestoreGlobals(ctx context.Context, g *Globals, conn transport.Conn, at tra
 		_, err := session.PgConn().Exec(ctx, text).ReadAll()
 		return serverError(err)
 	}
-	// Verifiers of passwords must not be logged.
-	quiet := "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'; SET track_activities = off; SET default_transaction_read_only = off"
-	if err := exec(quiet); err != nil {
+	if err := beQuiet(ctx, session); err != nil {
 		return nil, kept, nil, err
 	}
 	// Tablespaces stand behind the roles in the dump, and cannot be made in a transaction.
@@ -492,4 +490,21 @@ func RestoreGlobals(ctx context.Context, g *Globals, conn transport.Conn, at tra
 		}
 	}
 	return made, kept, failed, nil
+}
+
+// beQuiet has the server write nothing of what the session sends, which holds verifiers of passwords, into its log,
+// its statistics or its views.
+func beQuiet(ctx context.Context, session *pgx.Conn) error {
+	// What a server has not got is not in pg_settings.
+	texts := []string{"SET log_transaction_sample_rate = 0; SET default_transaction_read_only = off"}
+	for _, q := range postgres.QuietParameters() {
+		name := postgres.QuoteLiteral(q.Name)
+		texts = append(texts, "SELECT pg_catalog.set_config(name, "+postgres.QuoteLiteral(q.Value)+", false) FROM pg_catalog.pg_settings WHERE name = "+name)
+	}
+	for _, text := range texts { // one message each: a sample is decided about when a transaction begins
+		if _, err := session.PgConn().Exec(ctx, text).ReadAll(); err != nil {
+			return serverError(err)
+		}
+	}
+	return nil
 }

@@ -16,24 +16,6 @@ import (
 	"github.com/pgfleet/pgfleet/internal/postgres"
 )
 
-// A quiet parameter is one whose value keeps a statement's text out of the
-// server's log, its statistics or its views. Those that a server does not have
-// are left alone. pgaudit is left on: it keeps a record without the password.
-// log_min_messages is too, because it would take that record away.
-type quiet struct{ name, value string }
-
-func quietParameters() []quiet {
-	return []quiet{
-		{"log_statement", "none"}, {"log_duration", "off"},
-		{"log_min_duration_statement", "-1"}, {"log_min_duration_sample", "-1"},
-		{"log_min_error_statement", "panic"},
-		{"debug_print_parse", "off"}, {"debug_print_rewritten", "off"}, {"debug_print_plan", "off"},
-		{"track_activities", "off"},
-		{"pg_stat_statements.track", "none"}, {"pg_stat_statements.track_utility", "off"},
-		{"auto_explain.log_min_duration", "-1"},
-	}
-}
-
 // setPassword gives a role the SCRAM verifier of a password, and then makes sure
 // that this is what the server has stored: what it does not take for a verifier,
 // it hashes as if it were a password. No error holds the text of the statement.
@@ -47,9 +29,9 @@ func (t *transaction) setPassword(ctx context.Context, st catalog.SetPassword) e
 		return err
 	}
 	hush, restore := map[string]string{}, map[string]string{}
-	for _, q := range quietParameters() {
-		if value, ok := before[q.name]; ok && value != q.value {
-			hush[q.name], restore[q.name] = q.value, value
+	for _, q := range postgres.QuietParameters() {
+		if value, ok := before[q.Name]; ok && value != q.Value {
+			hush[q.Name], restore[q.Name] = q.Value, value
 		}
 	}
 	if err := t.setParameters(ctx, hush); err != nil {
@@ -99,8 +81,8 @@ func (t *transaction) verifier(st catalog.SetPassword, iterations string) (strin
 // parameters returns the values of the parameters that setPassword looks at.
 func (t *transaction) parameters(ctx context.Context) (map[string]string, error) {
 	names := []string{"'scram_iterations'"}
-	for _, q := range quietParameters() {
-		names = append(names, postgres.QuoteLiteral(q.name))
+	for _, q := range postgres.QuietParameters() {
+		names = append(names, postgres.QuoteLiteral(q.Name))
 	}
 	rows, err := t.conn.Query(ctx, "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ("+strings.Join(names, ", ")+")", pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
@@ -121,9 +103,9 @@ func (t *transaction) setParameters(ctx context.Context, values map[string]strin
 		return nil
 	}
 	var calls []string
-	for _, q := range quietParameters() {
-		if value, ok := values[q.name]; ok {
-			calls = append(calls, "pg_catalog.set_config("+postgres.QuoteLiteral(q.name)+", "+postgres.QuoteLiteral(value)+", true)")
+	for _, q := range postgres.QuietParameters() {
+		if value, ok := values[q.Name]; ok {
+			calls = append(calls, "pg_catalog.set_config("+postgres.QuoteLiteral(q.Name)+", "+postgres.QuoteLiteral(value)+", true)")
 		}
 	}
 	return t.send(ctx, "SELECT "+strings.Join(calls, ", "))
