@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -125,7 +126,7 @@ func (a *app) holdings(ctx context.Context, s *session, backups []*inventory.Bac
 		target, err := a.backupTarget(ctx, s, b, nil)
 		var sets []backup.Set
 		if err == nil {
-			sets, err = backup.ReadSets(ctx, target, backup.Escape(b.Name))
+			sets, err = backup.ReadSets(ctx, target, b.Name)
 		}
 		for i := range s.instances {
 			if in := &s.instances[i]; b.Means(*in) {
@@ -249,4 +250,23 @@ func bytesText(n int64) string {
 		return fmt.Sprintf("%.1f %s", value, names[i])
 	}
 	return fmt.Sprintf("%.0f %s", value, names[i])
+}
+
+// ofOneSystem refuses to choose between the sets of several database clusters, which another fleet or a
+// host that was set up anew has put into the same place: the newest need not be the one that is meant.
+func (h *holding) ofOneSystem() error {
+	newest := map[string]string{}
+	for i := range h.sets {
+		if m := h.sets[i].Manifest; m != nil {
+			newest[m.SystemIdentifier] = m.ID
+		}
+	}
+	if len(newest) < 2 {
+		return nil
+	}
+	var each []string
+	for _, system := range slices.Sorted(maps.Keys(newest)) {
+		each = append(each, newest[system]+" of the system "+system)
+	}
+	return fmt.Errorf("the sets of %s in %s are of different database clusters; say which one is meant, as %s@ID: %s", h.name(), h.target, h.backup.Name, strings.Join(each, ", "))
 }

@@ -256,6 +256,9 @@ func (a *app) setToRestore(ctx context.Context, s *session, backups []*inventory
 			continue
 		}
 		x, err := h.newestGood(id)
+		if err == nil && id == "" {
+			err = h.ofOneSystem()
+		}
 		if err != nil {
 			if !errors.Is(err, errNoSets) {
 				failed = append(failed, failure{h.instance, err})

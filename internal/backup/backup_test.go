@@ -264,6 +264,8 @@ func TestRetain(t *testing.T) {
 		{"a damaged one in between", "gdg", 2, "+++"},
 		{"all failed", "fff", 1, "+++"},
 		{"one that verify refused does not count", "gpgg", 2, "-+++"},
+		{"another cluster's are counted for themselves", "ggsssg", 2, "-+-+++"},
+		{"a clock was wrong", "gggF", 2, "++++"},
 		{"the newest was refused by verify", "gggp", 2, "++++"},
 	}
 	states := map[rune]State{'g': Good, 'f': Failing, 'c': CutOff, 'd': Damaged, 'r': Running}
@@ -273,7 +275,14 @@ func TestRetain(t *testing.T) {
 			var sets []Set
 			for i, letter := range test.sets {
 				s := testSet(i, states[letter])
-				if letter == 'p' {
+				switch letter {
+				case 's': // another system's
+					s = testSet(i, Good)
+					s.Manifest.SystemIdentifier = "8"
+				case 'F': // in the future
+					s = testSet(i, Good)
+					s.ID = NewID(now.Add(48 * time.Hour))
+				case 'p':
 					s = testSet(i, Good)
 					s.Proof = &Proof{Message: "broken", ManifestSHA256: s.ManifestSHA256}
 				}

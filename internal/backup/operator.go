@@ -147,6 +147,8 @@ func (o *Operator) Run(ctx context.Context, server *Server) (id string, m *Manif
 	if !here {
 		m.Encryption.Tool = "age " + strings.TrimPrefix(server.Age, "v")
 	}
+	stop := o.beating(ctx, folder)
+	defer stop()
 	err = o.dump(ctx, server, folder, here, m)
 	if err == nil {
 		m.Ended = o.Now().UTC()

@@ -19,9 +19,13 @@ type Verdict struct {
 	Reason string // why it goes or stays
 }
 
+// ahead is how far in the future a set may have begun before it is taken for one of a
+// clock that was wrong.
+const ahead = 24 * time.Hour
+
 // Retain decides for each set, in the order of sets, whether it goes, so that the newest keep good ones
-// of each backup and instance stay. Nothing goes while the newest run that has ended is
-// not good, nor what no manifest lists. Active tells which sets are known to be in the
+// of each backup, instance and database cluster (its system identifier) stay. Nothing goes while the newest run that has ended is
+// not good, while one lies in the future, nor what no manifest lists. Active tells which sets are known to be in the
 // making; nil for none.
 func Retain(sets []Set, keep int, now time.Time, active func(*Set) bool) []Verdict {
 	verdicts := make([]Verdict, len(sets))
@@ -39,17 +43,21 @@ func Retain(sets []Set, keep int, now time.Time, active func(*Set) bool) []Verdi
 				return disproven, "verify could not prove it: " + p.Message
 			}
 			return st, why
-		})
+		}, now)
 	}
 	return verdicts
 }
 
 // retain decides for the sets of one backup and instance.
-func retain(verdicts []Verdict, members []int, keep int, state func(*Set) (State, string)) {
+func retain(verdicts []Verdict, members []int, keep int, state func(*Set) (State, string), now time.Time) {
 	newestFirst(verdicts, members)
 	blocked := ""
 	for _, i := range members {
 		s := verdicts[i].Set
+		if s.Began().Sub(now) > ahead {
+			blocked = fmt.Sprintf("the set %s lies in the future, so a clock was wrong: nothing goes until it is removed by hand, or its time has come", s.ID)
+			break
+		}
 		st, why := state(s)
 		if st == Running {
 			continue
@@ -59,13 +67,18 @@ func retain(verdicts []Verdict, members []int, keep int, state func(*Set) (State
 		}
 		break
 	}
-	good := 0
+	newer := map[string]int{} // good ones, by the cluster
 	for _, i := range members {
 		v := &verdicts[i]
 		st, why := state(v.Set)
-		if st == Good {
-			good++
+		system := ""
+		if v.Set.Manifest != nil {
+			system = v.Set.Manifest.SystemIdentifier
 		}
+		if st == Good {
+			newer[system]++
+		}
+		good := newer[system]
 		switch {
 		case st == Running:
 			v.Reason = "running: " + why

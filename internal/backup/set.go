@@ -129,7 +129,7 @@ func (s *Set) Removable() []string {
 	for _, f := range s.Manifest.Files {
 		names = append(names, path.Join(s.Folder(), f.Name))
 	}
-	for _, name := range []string{FailedName, ProofName, ManifestName} {
+	for _, name := range []string{RunningName, FailedName, ProofName, ManifestName} {
 		if s.has(name) {
 			names = append(names, path.Join(s.Folder(), name))
 		}

@@ -59,7 +59,7 @@ databases = ["shop"]
 to = { host = "pg13", path = "/var/backups/vault" }
 
 [[backup]]
-name = "bucket"
+name = "the.bucket" # a dot is no trouble
 limit = "pg17"
 recipients = ["recipients.txt"]
 databases = ["shop"]
@@ -125,7 +125,7 @@ func TestLabPulled(t *testing.T) {
 			t.Errorf("the checks of %s: %v\n%s", h, err, text)
 		}
 	}
-	b.Want(0, "backup", "verify", "bucket")
+	b.Want(0, "backup", "verify", "the.bucket")
 	b.Want(0, "backup", "verify", "vault")
 	b.Want(0, "backup", "verify", "kept", "-l", "pg17", "--restore")
 
