@@ -23,6 +23,7 @@ type Backup struct {
 	Identities  []string             // files, here; those of [secrets.age] if there are none
 	Encrypt     string               // "host" or "operator": where the stream is encrypted
 	Keep        int                  // how many good backups of an instance stay
+	MaxAge      Age                  // how old the newest good backup may be; 0 when not said
 	VerifyOn    string               // a host's name; empty when not said
 	Role        string               // of the database, and the account of the operating system
 	LockTimeout time.Duration        // 0 waits for ever
@@ -122,6 +123,7 @@ type backupTable struct {
 	Schedule        Positioned[string]        `toml:"schedule" doc:"When: systemd's OnCalendar, such as \"*-*-* 02:30:00\". Without it there is no timer. Only where the host makes the backup itself: to.path without to.host."`
 	RandomizedDelay Positioned[time.Duration] `toml:"randomized_delay" doc:"A random time up to this is added, so that not all hosts begin at once; none by default."`
 	Keep            Positioned[int]           `toml:"keep" min:"1" max:"100000" doc:"How many good backups of an instance are kept; 7 by default."`
+	MaxAge          Positioned[Age]           `toml:"max_age" doc:"How old the newest good backup of an instance may be before backup list and backup verify say that something is wrong, such as \"36h\" or \"2d\"; not looked at by default."`
 	VerifyOn        Positioned[string]        `toml:"verify_on" doc:"A host with PostgreSQL on which scratch clusters may be made to prove that a backup can be restored."`
 	Role            Positioned[string]        `toml:"role" doc:"The role that dumps, and the account of the operating system; pgfleet_backup by default."`
 	LockTimeout     *time.Duration            `toml:"lock_timeout" doc:"How long pg_dump waits for a lock on a table before it fails; 60s by default."`
@@ -150,7 +152,7 @@ func (l *loader) checkBackups() {
 		b := Backup{
 			Name: t.Name.Value, Pos: n.Pos, Absent: t.State == "absent",
 			Databases: t.Databases, On: cmp.Or(t.On, "primary"), Recipients: t.Recipients, Identities: t.Identities,
-			Encrypt: cmp.Or(t.Encrypt, "host"), Keep: cmp.Or(t.Keep.Value, 7), VerifyOn: t.VerifyOn.Value,
+			Encrypt: cmp.Or(t.Encrypt, "host"), Keep: cmp.Or(t.Keep.Value, 7), MaxAge: t.MaxAge.Value, VerifyOn: t.VerifyOn.Value,
 			Role: cmp.Or(t.Role.Value, "pgfleet_backup"), LockTimeout: time.Minute, Compression: t.Compression.Value, Check: cmp.Or(t.Check, "rows"),
 			Schedule: t.Schedule, RandomizedDelay: t.RandomizedDelay.Value,
 		}
@@ -225,6 +227,9 @@ func (l *loader) backupKeys(n *Node, t *backupTable, b *Backup) {
 	}
 	if t.RandomizedDelay.Node != nil && t.Schedule.Node == nil && !b.Absent {
 		l.errs.Add(t.RandomizedDelay.Pos(), "randomized_delay: there is no schedule that it could delay")
+	}
+	if m := t.MaxAge; m.Node != nil && m.Value == 0 && len(new(Age).UnmarshalNode(m.Node)) == 0 {
+		l.errs.Add(m.Pos(), "max_age: want a length of time more than none, such as \"36h\" or \"2d\"")
 	}
 	if v := t.VerifyOn; v.Node != nil && v.Node.Kind == KindString && l.fleet.Host(v.Value) == nil {
 		l.missing(v.Pos(), fmt.Sprintf("verify_on: no host %q%s", v.Value, DidYouMean(v.Value, l.hostNames())))

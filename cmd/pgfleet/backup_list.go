@@ -19,7 +19,9 @@ func (a *app) backupListCommand() *cobra.Command {
 		Use:   "list [NAME]",
 		Short: "Show sets, what they are good for, and when the next one is made",
 		Long: `List shows for each instance its sets, what state they are in and what they were proven to be good for, when the timer
-makes the next one, how the last run ended, and what pgBackRest, Barman and WAL-G cover.`,
+makes the next one, how the last run ended, what is wrong, and what pgBackRest, Barman and WAL-G cover.`,
+		Example: `  pgfleet backup list
+  pgfleet backup list --detailed-exitcode    exits 1 when something is wrong`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeBackup,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -27,6 +29,7 @@ makes the next one, how the last run ended, and what pgBackRest, Barman and WAL-
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the list as JSON")
+	cmd.Flags().BoolVar(&a.detailed, "detailed-exitcode", false, "exit with 1 when something is wrong with a backup, and after any error")
 	return cmd
 }
 
@@ -46,7 +49,10 @@ type backupLine struct {
 	Unit     *unitState `json:"unit,omitempty"`
 	Sets     []setLine  `json:"sets"` // the newest first
 	Others   []string   `json:"others,omitempty"`
-	Problem  string     `json:"problem,omitempty"`
+	Wrong    []string   `json:"wrong,omitempty"`   // why this is no backup to rely on
+	Problem  string     `json:"problem,omitempty"` // why this is not all that there is to know
+
+	beside []string // of Wrong, what sets and unit do not show
 }
 
 type setLine struct {
@@ -73,7 +79,7 @@ func (a *app) backupList(ctx context.Context, name string, asJSON bool) error {
 	lines := make([]backupLine, len(holdings))
 	each(a.forks, holdings, func(h *holding) {
 		i := slices.IndexFunc(holdings, func(o holding) bool { return o.backup == h.backup && o.instance == h.instance })
-		lines[i] = s.listOne(ctx, h)
+		lines[i] = s.listOne(ctx, h, holdings)
 	})
 	now := time.Now()
 	if asJSON {
@@ -85,14 +91,14 @@ func (a *app) backupList(ctx context.Context, name string, asJSON bool) error {
 		}
 		a.ui.Print(b.String() + "These are logical dumps: each is of the moment at which it was begun. They are no point-in-time recovery.")
 	}
-	if err == nil && slices.ContainsFunc(lines, func(l backupLine) bool { return l.Problem != "" }) {
+	if err == nil && slices.ContainsFunc(lines, func(l backupLine) bool { return l.Problem != "" || a.detailed && len(l.Wrong) > 0 }) {
 		return errHostFailed
 	}
 	return err
 }
 
 // listOne asks the host what the target does not say.
-func (s *session) listOne(ctx context.Context, h *holding) backupLine {
+func (s *session) listOne(ctx context.Context, h *holding, all []holding) backupLine {
 	l := backupLine{Backup: h.backup.Name, Instance: string(h.instance), Hosted: h.backup.Hosted(), Declared: h.in != nil, Keep: h.backup.Keep, Sets: []setLine{}}
 	if h.target != nil {
 		l.Target = h.target.String()
@@ -107,6 +113,13 @@ func (s *session) listOne(ctx context.Context, h *holding) backupLine {
 		}
 	}
 	l.Problem = strings.Join(problems, "\n")
+	now := time.Now()
+	x := h.health(all, now)
+	l.beside = append(l.beside, x.beside...)
+	l.Wrong = slices.Concat(x.shown, l.beside)
+	if why := h.disproof(now); why != "" {
+		l.Wrong = append(l.Wrong, why)
+	}
 	for i := len(h.sets) - 1; i >= 0; i-- {
 		set := &h.sets[i]
 		state, why := h.state(set)
@@ -125,19 +138,13 @@ func (s *session) askHost(ctx context.Context, h *holding, l *backupLine) error 
 		return err
 	}
 	if h.backup.Hosted() {
-		unit := h.backup.Unit(*h.in)
-		u := h.unit
-		if u == nil {
-			return fmt.Errorf("systemd says nothing about %s", unit)
+		if h.unit == nil {
+			return fmt.Errorf("systemd says nothing about %s", h.backup.Unit(*h.in))
 		}
-		if u.Active == "failed" {
-			journal, err := askJournal(ctx, conn, unit, u.Invocation)
-			if err != nil {
-				return err
-			}
-			u.Message = failureIn(journal)
+		if err := s.askWhy(ctx, h); err != nil {
+			return err
 		}
-		l.Unit = u
+		l.Unit = h.unit
 	}
 	l.Others, err = askOthers(ctx, conn, h.in.Port)
 	return err
@@ -173,6 +180,9 @@ func renderBackup(l backupLine, now time.Time, st style) string {
 	}
 	if text := unitText(l, now, st); text != "" {
 		b.WriteString("  " + text + "\n")
+	}
+	for _, w := range l.beside {
+		b.WriteString("  " + st.red(clean(w)) + "\n")
 	}
 	if len(l.Sets) == 0 && l.Problem == "" {
 		b.WriteString("  " + st.yellow("there is no set yet") + "\n")

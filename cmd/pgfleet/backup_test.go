@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/backup"
+	"github.com/pgfleet/pgfleet/inventory"
 )
 
 func TestParseUnit(t *testing.T) {
@@ -91,6 +92,68 @@ func TestRenderBackup(t *testing.T) {
 	l = backupLine{Backup: "nightly", Instance: "pg02", Target: "x", Declared: true, Unit: &unitState{}, Problem: "one\ntwo"}
 	if got := renderBackup(l, now, newStyle(false)); !strings.Contains(got, "  one\n  two\n") || !strings.Contains(got, "pgfleet apply makes it") || strings.Contains(got, "no set yet") {
 		t.Error(got)
+	}
+}
+
+// healthy is a backup of one instance whose newest set is of an hour before a time.
+func healthy(now time.Time) *holding {
+	set := func(ago time.Duration) backup.Set {
+		return backup.Set{ID: backup.NewID(now.Add(-ago)), Manifest: &backup.Manifest{}}
+	}
+	began := now.Add(-time.Hour)
+	return &holding{
+		backup:   &inventory.Backup{Name: "nightly", Schedule: inventory.Positioned[string]{Value: "daily"}, MaxAge: inventory.Age(26 * time.Hour), To: inventory.BackupTarget{Path: "/b"}},
+		instance: "pg01", in: &inventory.Instance{Host: &inventory.Host{Name: "pg01"}, Version: 15, Cluster: "main"},
+		sets: []backup.Set{set(25 * time.Hour), set(time.Hour)}, unit: &unitState{Loaded: true, Active: "inactive", Timer: true, Began: &began},
+	}
+}
+
+func TestHealth(t *testing.T) {
+	now := time.Now()
+	well := healthy(now)
+	if x := well.health([]holding{*well}, now); len(x.all()) > 0 {
+		t.Errorf("nothing is wrong: %q", x.all())
+	}
+	for want, change := range map[string]func(*holding){
+		"the last run of pgfleet-backup-nightly-15-main has failed: disk": func(h *holding) { h.unit.Active, h.unit.Message = "failed", "disk" },
+		"the unit pgfleet-backup-nightly-15-main is not on the host":      func(h *holding) { h.unit = &unitState{} },
+		"systemd says nothing about pgfleet-backup-nightly-15-main":       func(h *holding) { h.unit = nil },
+		"nightly-15-main.timer is not active":                             func(h *holding) { h.unit.Timer = false },
+		"the last run began 50m0s ago and made no set":                    func(h *holding) { at := now.Add(-50 * time.Minute); h.unit.Began = &at },
+		"lies in the future": func(h *holding) {
+			h.sets = append(h.sets, backup.Set{ID: backup.NewID(now.Add(48 * time.Hour)), Manifest: &backup.Manifest{}})
+		},
+		"is not good but failed: pg_dump: killed": func(h *holding) {
+			h.sets[1].Manifest, h.sets[1].Failed = nil, &backup.Failed{Step: "pg_dump", Message: "killed"}
+		},
+	} {
+		h := healthy(now)
+		change(h)
+		x := h.health([]holding{*h}, now)
+		if len(x.all()) != 1 || !strings.Contains(x.all()[0], want) {
+			t.Errorf("got %q, want one with %q", x.all(), want)
+		}
+	}
+	// Of a cluster, one member's sets are enough.
+	h := healthy(now)
+	h.backup.MaxAge = inventory.Age(2 * time.Hour)
+	h.in.Replication = "c"
+	h.sets = h.sets[:1]
+	other := *healthy(now)
+	other.backup, other.in, other.instance = h.backup, &inventory.Instance{Replication: "c"}, "pg02"
+	if x := h.health([]holding{*h, other}, now); len(x.all()) > 0 {
+		t.Errorf("%q", x.all())
+	}
+	if x := h.health([]holding{*h}, now); len(x.all()) != 1 || !strings.Contains(x.all()[0], "the newest good set is 25 hours old, and max_age is 2h0m0s") {
+		t.Errorf("%q", x.all())
+	}
+	h.sets = nil
+	if x := h.health([]holding{*h}, now); len(x.all()) != 1 || !strings.Contains(x.all()[0], "there is no good set") {
+		t.Errorf("%q", x.all())
+	}
+	h.backup.Absent = true
+	if x := h.health([]holding{*h}, now); len(x.all()) > 0 {
+		t.Errorf("an absent one: %q", x.all())
 	}
 }
 

@@ -18,6 +18,7 @@ type unitState struct {
 	Result     string     `json:"result,omitempty"` // "success", "exit-code", "signal", "timeout", …
 	ExitStatus string     `json:"exit_status,omitempty"`
 	Invocation string     `json:"-"`
+	Began      *time.Time `json:"began,omitempty"` // when it was started last
 	Ended      *time.Time `json:"ended,omitempty"` // when it ended last
 	Timer      bool       `json:"timer"`
 	Next       *time.Time `json:"next,omitempty"`    // when the timer starts it
@@ -27,7 +28,7 @@ type unitState struct {
 // running reports whether a run goes on.
 func (u *unitState) running() bool { return u.Active == "activating" || u.Active == "active" }
 
-const showUnit = `TZ=UTC LC_ALL=C systemctl show "$unit.service" --property=LoadState,ActiveState,Result,ExecMainStatus,InvocationID,InactiveEnterTimestamp
+const showUnit = `TZ=UTC LC_ALL=C systemctl show "$unit.service" --property=LoadState,ActiveState,Result,ExecMainStatus,InvocationID,ExecMainStartTimestamp,InactiveEnterTimestamp
 echo
 TZ=UTC LC_ALL=C systemctl show "$unit.timer" --property=LoadState,ActiveState,NextElapseUSecRealtime
 `
@@ -50,7 +51,7 @@ func parseUnit(text string) unitState {
 	s, t := properties(service), properties(timer)
 	u := unitState{
 		Loaded: s["LoadState"] == "loaded", Active: s["ActiveState"], Result: s["Result"], ExitStatus: s["ExecMainStatus"], Invocation: s["InvocationID"],
-		Ended: unitTime(s["InactiveEnterTimestamp"]), Timer: t["LoadState"] == "loaded" && t["ActiveState"] == "active",
+		Began: unitTime(s["ExecMainStartTimestamp"]), Ended: unitTime(s["InactiveEnterTimestamp"]), Timer: t["LoadState"] == "loaded" && t["ActiveState"] == "active",
 	}
 	if u.Timer {
 		u.Next = unitTime(t["NextElapseUSecRealtime"])

@@ -26,7 +26,8 @@ With --restore it makes a scratch cluster on the host that verify_on names, rest
 and compares rows and checksums of every table with those of the moment of the dump. The scratch
 cluster has no network and is removed afterwards, whatever happens.
 
-What it came to is written beside the set, and backup list shows it.`,
+What it came to is written beside the set, and backup list shows it. Without an ID, verify also fails when backups are not made any more:
+when the newest run is not good, its unit has failed or is missing, no timer starts it, or the newest good set is older than max_age.`,
 		Example: `  pgfleet backup verify nightly
   pgfleet backup verify nightly --restore -l orders`,
 		Args:              cobra.MaximumNArgs(1),
@@ -43,6 +44,16 @@ What it came to is written beside the set, and backup list shows it.`,
 type verifyDocument struct {
 	Format int         `json:"format"`
 	Proofs []proofLine `json:"proofs"`
+	Wrong  []wrongLine `json:"wrong,omitempty"`
+}
+
+// A wrongLine is something that is wrong with a backup, whatever its sets are good for.
+type wrongLine struct {
+	Backup   string `json:"backup"`
+	Instance string `json:"instance"`
+	Message  string `json:"message"`
+
+	instance inventory.InstanceID
 }
 
 // A proofLine is what verifying one set came to.
@@ -79,15 +90,14 @@ func (a *app) backupVerify(ctx context.Context, arg string, restore, asJSON bool
 			return &inputError{fmt.Errorf("%s: backup %s: --restore needs a host with PostgreSQL for the scratch cluster: name one with verify_on", b.Pos, b.Name)}
 		}
 	}
-	holdings := a.withSets(ctx, s, backups)
+	began := time.Now()
+	all := a.holdings(ctx, s, backups)
+	holdings := haveSets(all)
 	var lines []proofLine
 	var failed []failure
 	for i := range holdings { // one after the other: the host that restores has enough to do with one
 		h := &holdings[i]
 		line, err := a.verifyOne(ctx, s, h, id, restore)
-		if err == nil && id == "" {
-			err = h.newerBad(line.ID)
-		}
 		if err != nil {
 			failed = append(failed, failure{h.instance, err})
 			line.Message = err.Error()
@@ -100,8 +110,15 @@ func (a *app) backupVerify(ctx context.Context, arg string, restore, asJSON bool
 			break
 		}
 	}
+	var wrong []wrongLine
+	if id == "" && ctx.Err() == nil {
+		wrong = s.wrong(ctx, all, began)
+		for _, w := range wrong {
+			failed = append(failed, failure{w.instance, errors.New(w.Backup + ": " + w.Message)})
+		}
+	}
 	if asJSON {
-		if err := a.ui.JSON(verifyDocument{jsonFormat, lines}); err != nil {
+		if err := a.ui.JSON(verifyDocument{jsonFormat, lines, wrong}); err != nil {
 			return err
 		}
 	}
@@ -120,7 +137,10 @@ func verifyText(l proofLine) string {
 // withSets returns the holdings of backups, but those of instances without a set where another member of the
 // cluster has some.
 func (a *app) withSets(ctx context.Context, s *session, backups []*inventory.Backup) []holding {
-	all := a.holdings(ctx, s, backups)
+	return haveSets(a.holdings(ctx, s, backups))
+}
+
+func haveSets(all []holding) []holding {
 	return slices.DeleteFunc(slices.Clone(all), func(h holding) bool {
 		if h.err != nil || len(h.sets) > 0 || h.in == nil || h.in.Replication == "" {
 			return false
@@ -186,7 +206,27 @@ func (a *app) verifyOne(ctx context.Context, s *session, h *holding, id string, 
 		line.OK = false
 		return line, errors.Join(err, fmt.Errorf("what it came to could not be written: %w", e))
 	}
+	set.Proof = proof
 	return line, err
+}
+
+// wrong says what is wrong with backups beside what verifying their sets, which began then, has come to.
+func (s *session) wrong(ctx context.Context, all []holding, began time.Time) []wrongLine {
+	var list []wrongLine
+	now := time.Now()
+	for i := range all {
+		h := &all[i]
+		_ = s.askWhy(ctx, h) // that it has failed is said all the same
+		found := h.health(all, now).all()
+		// A read that went well has not taken the place of the proof that it cannot be restored.
+		if set := h.newestGoodAt(now); set != nil && set.Proven() != nil && !set.Proven().OK && set.Proven().At.Before(began) {
+			found = append(found, provenBad(set, now))
+		}
+		for _, w := range found {
+			list = append(list, wrongLine{Backup: h.backup.Name, Instance: string(h.instance), Message: w, instance: h.instance})
+		}
+	}
+	return list
 }
 
 // takesPlace reports whether a proof is written where there is one of the same manifest, or nil. That a set can be read says nothing about
@@ -199,7 +239,7 @@ func takesPlace(proof, before *backup.Proof) bool {
 // newerBad says that the run that came last is not good, where an older set is.
 func (h *holding) newerBad(id string) error {
 	for i := len(h.sets) - 1; i >= 0 && h.sets[i].ID > id; i-- {
-		if state, why := h.state(&h.sets[i]); state != backup.Running {
+		if state, why := h.state(&h.sets[i]); state != backup.Running && state != backup.Good {
 			return fmt.Errorf("the newer set %s is not good but %s: %s", h.sets[i].ID, state, why)
 		}
 	}

@@ -307,4 +307,10 @@ func (b *bench) rekeyAndPrune(t *testing.T, name, host string) {
 	if got := strings.Fields(fleet.Look(t, host, "cd "+dir+"; echo */*")); len(got) != 2*5+3 {
 		t.Errorf("left: %q", got)
 	}
+	// A run that fails before it can leave anything is seen all the same.
+	b.Want(0, "backup", "list", name, "--detailed-exitcode")
+	fleet.Look(t, host, "cd "+dir+"; mv /usr/bin/age /usr/bin/age.away; systemctl start $(basename /etc/systemd/system/pgfleet-backup-"+name+"-*.service) || :; mv /usr/bin/age.away /usr/bin/age; grep -l version */failed.json | xargs -r dirname | xargs -r rm -r")
+	b.Want(0, "backup", "list", name)
+	has(t, b.Want(1, "backup", "list", name, "--detailed-exitcode").Stdout, "the last run has failed", "not installed")
+	has(t, b.Want(1, "backup", "verify", name).Stderr, "the last run of pgfleet-backup-"+name, "has failed", "not installed")
 }
