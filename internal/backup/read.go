@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -195,9 +196,53 @@ func pgRestore(ctx context.Context, conn transport.Conn, c transport.Command, st
 		return err
 	}
 	if out.ExitCode != 0 {
-		return &UnrestorableError{RestoreError(string(out.Stderr))}
+		return restoreFailure(out.ExitCode, string(out.Stderr))
 	}
 	return nil
+}
+
+// restoreFailure is the error of a pg_restore that has failed.
+func restoreFailure(exitCode int, stderr string) error {
+	why := RestoreError(stderr)
+	// 126 and 127: there is no such program; beyond it was ended by a signal (POSIX, "Exit Status for Commands").
+	if exitCode < 0 || exitCode >= 126 || isPlacesFault(stderr) {
+		return &PlaceError{why}
+	}
+	return &UnrestorableError{why}
+}
+
+// placesFaults are what PostgreSQL's programs and server say when the host has not got what a restore takes, or is in trouble. pg_restore
+// prints no SQLSTATE, and the messages are in English (LC_ALL, and the scratch cluster's locale).
+func placesFaults() []string {
+	return []string{
+		"No space left on device", "Disk quota exceeded", "Input/output error", "Read-only file system", "Too many open files", "Cannot allocate memory",
+		"could not extend file", "could not resize shared memory", "out of memory", "out of shared memory", "could not fork",
+		"server closed the connection", "connection to server", "could not connect to server", "could not send data to server", "could not receive data from server",
+		"no connection to the server", "terminating connection", "the database system is", "remaining connection slots", "too many clients",
+		"could not open extension control file", "is not available", "has no installation script", "could not access file", "could not load library",
+		"must be loaded via shared_preload_libraries", "could not write to output file", "could not open output file", "error while loading shared libraries",
+	}
+}
+
+// isPlacesFault reports whether the messages of a failed program tell of the host's fault. What rows hold stands in other lines than
+// those with an error.
+func isPlacesFault(stderr string) bool {
+	for line := range strings.Lines(stderr) {
+		if strings.Contains(line, "error") || strings.Contains(line, "fatal: ") {
+			if slices.ContainsFunc(placesFaults(), func(f string) bool { return strings.Contains(line, f) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// A PlaceError says why a host could not read or restore a dump, which says nothing about the dump.
+type PlaceError struct{ why string }
+
+// Error implements error.
+func (e *PlaceError) Error() string {
+	return e.why + "; this is the host's fault and says nothing about the set"
 }
 
 // An UnrestorableError says why pg_restore, or the server that it restores to, does not take a dump.

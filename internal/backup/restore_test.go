@@ -1,10 +1,14 @@
 package backup
 
 import (
+	"errors"
+	"io"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // The files are what pg_dumpall 15 and pg_restore 15 have written of a database with
@@ -131,6 +135,40 @@ Command was: CREATE EXTENSION IF NOT EXISTS pgcrypto WITH SCHEMA public;
 		if got := RestoreError(test.stderr); got != test.want {
 			t.Errorf("got %q, want %q", got, test.want)
 		}
+	}
+}
+
+// What a host has not got is not held against a set.
+func TestRestoreFailure(t *testing.T) {
+	const at = "pg_restore: while PROCESSING TOC:\npg_restore: from TOC entry 3306; 0 16395 TABLE DATA public t app\n"
+	for _, test := range []struct {
+		exit   int
+		stderr string
+		place  bool
+	}{
+		{1, at + "pg_restore: error: COPY failed for table \"t\": ERROR:  could not extend file \"base/1/2\": No space left on device\nHINT:  Check free disk space.\n", true},
+		{1, at + "pg_restore: error: could not execute query: ERROR:  out of memory\nDETAIL:  Failed on request of size 8.\n", true},
+		{1, at + "pg_restore: error: could not execute query: server closed the connection unexpectedly\n", true},
+		{1, "pg_restore: error: connection to server on socket \"/run/x\" failed: No such file or directory\n", true},
+		{1, "pg_restore: error: could not execute query: ERROR:  could not open extension control file \"/usr/share/x.control\": No such file\n", true},
+		{1, "pg_restore: error: could not execute query: ERROR:  extension \"x\" is not available\n", true},
+		{137, "", true}, {127, "sh: 1: exec: /usr/lib/postgresql/15/bin/pg_restore: not found\n", true},
+		{1, "pg_restore: error: could not read from input file: end of file\n", false},
+		{1, at + "pg_restore: error: COPY failed for table \"t\": ERROR:  invalid input syntax for type integer: \"x\"\nCONTEXT:  COPY t, line 1, column a: \"No space left on device\"\n", false},
+		{1, at + "pg_restore: error: could not execute query: ERROR:  new row for relation \"t\" violates check constraint \"c\"\n", false},
+	} {
+		err := restoreFailure(test.exit, test.stderr)
+		if _, place := errors.AsType[*PlaceError](err); place != test.place {
+			t.Errorf("%d, %q: %T", test.exit, test.stderr, err)
+		}
+	}
+	for code, place := range map[string]bool{"53100": true, "53200": true, "57P01": true, "58030": true, "42710": false, "22023": false} {
+		if _, got := errors.AsType[*PlaceError](statementFailure("x", &pgconn.PgError{Code: code})); got != place {
+			t.Errorf("%s: %v", code, got)
+		}
+	}
+	if _, ok := errors.AsType[*PlaceError](statementFailure("x", io.ErrUnexpectedEOF)); !ok {
+		t.Error("a connection that is lost is held against the set")
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgfleet/pgfleet/internal/postgres"
 	"github.com/pgfleet/pgfleet/transport"
@@ -169,10 +170,25 @@ func (s *Scratch) roles(ctx context.Context, g *Globals) (version string, err er
 	run, _ := g.WithoutTablespaces().Missing(map[string]bool{"postgres": true}, nil)
 	for _, st := range run {
 		if _, err := session.PgConn().Exec(ctx, st.Text).ReadAll(); err != nil {
-			return version, &UnrestorableError{fmt.Sprintf("%s: %s: %v", GlobalsName, st.What, serverError(err))}
+			return version, statementFailure(fmt.Sprintf("%s: %s: %v", GlobalsName, st.What, serverError(err)), err)
 		}
 	}
 	return version, nil
+}
+
+// statementFailure is the error of a statement that a scratch cluster did not run: the set's fault if the server says so, unless it
+// had no room or was about to end (Appendix A of the manual: classes 08, 53, 57P, 58 and XX).
+func statementFailure(why string, err error) error {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return &PlaceError{why}
+	}
+	for _, class := range []string{"08", "53", "57P", "58", "XX"} {
+		if strings.HasPrefix(pg.Code, class) {
+			return &PlaceError{why}
+		}
+	}
+	return &UnrestorableError{why}
 }
 
 // create runs the statements that make a database.
