@@ -120,8 +120,31 @@ func (a *app) followOne(ctx context.Context, s *session, r *hostedRun, w *byteWo
 		return errors.New(a.whyFailed(ctx, s, r, now, journal))
 	case r.ID == "":
 		r.Said = lastSaid(journal)
+		return nil
 	}
-	return nil
+	return a.isGood(ctx, s, r)
+}
+
+// isGood reads the set of a run that has ended well.
+func (a *app) isGood(ctx context.Context, s *session, r *hostedRun) error {
+	t, err := a.backupTarget(ctx, s, r.backup, &r.instance)
+	if err != nil {
+		return err
+	}
+	sets, err := backup.ReadSets(ctx, t, backup.SetFolder(r.backup.Name, string(r.instance.ID()), r.ID))
+	if err != nil {
+		return fmt.Errorf("the run ended well, and its set cannot be read: %w", err)
+	}
+	for i := range sets {
+		if sets[i].ID != r.ID {
+			continue
+		}
+		if state, why := sets[i].State(time.Now().Add(backup.Quiet), false); state != backup.Good {
+			return fmt.Errorf("the run ended well, and its set %s is not good but %s: %s", r.ID, state, why)
+		}
+		return nil
+	}
+	return fmt.Errorf("the run ended well, and its set %s is not there any more", r.ID)
 }
 
 // startUnit starts a unit without waiting for its end, and returns which run of it that is: its invocation, "" if it had

@@ -49,8 +49,9 @@ type backupLine struct {
 	Unit     *unitState `json:"unit,omitempty"`
 	Sets     []setLine  `json:"sets"` // the newest first
 	Others   []string   `json:"others,omitempty"`
-	Wrong    []string   `json:"wrong,omitempty"`   // why this is no backup to rely on
-	Problem  string     `json:"problem,omitempty"` // why this is not all that there is to know
+	LeftOver []string   `json:"left_over,omitempty"` // what a restore may have left on the server
+	Wrong    []string   `json:"wrong,omitempty"`     // why this is no backup to rely on
+	Problem  string     `json:"problem,omitempty"`   // why this is not all that there is to know
 
 	beside []string // of Wrong, what sets and unit do not show
 }
@@ -146,7 +147,7 @@ func (s *session) askHost(ctx context.Context, h *holding, l *backupLine) error 
 		}
 		l.Unit = h.unit
 	}
-	l.Others, err = askOthers(ctx, conn, h.in.Port)
+	l.Others, l.LeftOver, err = askOthers(ctx, conn, h.in.Port)
 	return err
 }
 
@@ -203,6 +204,9 @@ func renderBackup(l backupLine, now time.Time, st style) string {
 	}
 	if len(l.Sets) > 0 {
 		b.WriteString(columns(rows) + notes)
+	}
+	for _, o := range l.LeftOver {
+		b.WriteString("  " + st.yellow(clean(o)) + "\n")
 	}
 	for _, o := range l.Others {
 		b.WriteString("  beside it: " + clean(o) + "\n")

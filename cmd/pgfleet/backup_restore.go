@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgfleet/pgfleet/internal/backup"
 	"github.com/pgfleet/pgfleet/inventory"
+	"github.com/pgfleet/pgfleet/tasks"
 	"github.com/pgfleet/pgfleet/transport"
 )
 
@@ -97,13 +98,14 @@ type restoreDocument struct {
 	To       string `json:"to"`
 	Database string `json:"database,omitempty"`
 	// Kept is what the database is called now whose place was taken.
-	Kept     string   `json:"kept,omitempty"`
-	Compared bool     `json:"compared"`
-	Made     []string `json:"made,omitempty"`
-	Left     []string `json:"left_alone,omitempty"`
-	Failed   []string `json:"failed,omitempty"`
-	Notes    []string `json:"notes,omitempty"`
-	Seconds  float64  `json:"seconds"`
+	Kept     string        `json:"kept,omitempty"`
+	Compared bool          `json:"compared"`
+	Proof    *backup.Proof `json:"proof,omitempty"` // of the set
+	Made     []string      `json:"made,omitempty"`
+	Left     []string      `json:"left_alone,omitempty"`
+	Failed   []string      `json:"failed,omitempty"`
+	Notes    []string      `json:"notes,omitempty"`
+	Seconds  float64       `json:"seconds"`
 }
 
 func (a *app) backupRestore(ctx context.Context, r restoring) error {
@@ -155,6 +157,8 @@ func (a *app) backupRestore(ctx context.Context, r restoring) error {
 	}
 	server := transport.Endpoint{SocketDir: "/var/run/postgresql", Port: to.Port, User: "postgres"}
 	doc := restoreDocument{Format: jsonFormat, Set: set.Folder(), To: string(to.ID())}
+	doc.Proof = set.Proven()
+	proven := h.provenText(set, time.Now())
 	began := time.Now()
 	if r.globals {
 		w.Tell("reading the roles")
@@ -163,7 +167,7 @@ func (a *app) backupRestore(ctx context.Context, r restoring) error {
 		if err != nil {
 			return a.failures([]failure{{to.ID(), err}})
 		}
-		return a.restoreGlobals(ctx, r, to, at, server, g, doc, began)
+		return a.restoreGlobals(ctx, r, to, at, server, g, doc, proven, began)
 	}
 	x := &backup.Restore{Reader: reader, At: at, Server: server, Database: r.database, Name: r.name(), Overwrite: r.overwrite != "", Tell: w.Tell}
 	err = x.Prepare(ctx)
@@ -181,6 +185,7 @@ func (a *app) backupRestore(ctx context.Context, r restoring) error {
 	if r.overwrite != "" {
 		what += ",\nin the place of the one of this name: sessions there are ended, and it is kept under another name"
 	}
+	what += "\n" + proven
 	if !r.json {
 		a.ui.Print(clean(what))
 	}
@@ -255,7 +260,7 @@ func (a *app) setToRestore(ctx context.Context, s *session, backups []*inventory
 		if r.from != "" && string(h.instance) != r.from {
 			continue
 		}
-		x, err := h.newestGood(id)
+		x, err := h.toRestore(id)
 		if err == nil && id == "" {
 			err = h.ofOneSystem()
 		}
@@ -291,6 +296,40 @@ func (a *app) setToRestore(ctx context.Context, s *session, backups []*inventory
 	return nil, nil, fmt.Errorf("there is no set of %s to restore from", strings.Join(names, ", "))
 }
 
+// toRestore returns the newest good set that no proof speaks against, or else the newest good one; or the one of an ID.
+func (h *holding) toRestore(id string) (*backup.Set, error) {
+	for i := len(h.sets) - 1; i >= 0 && id == "" && h.err == nil; i-- {
+		set := &h.sets[i]
+		if state, _ := h.state(set); state != backup.Good {
+			continue
+		}
+		if p := set.Proven(); p == nil || p.OK {
+			return set, nil
+		}
+	}
+	return h.newestGood(id)
+}
+
+// provenText says what a set was proven to be good for, and which newer ones are passed over.
+func (h *holding) provenText(set *backup.Set, now time.Time) string {
+	text := "it was never verified"
+	if p := set.Proven(); p != nil && !p.OK {
+		text = provenBad(set, now)
+	} else if p != nil {
+		what := "read whole, not restored,"
+		if p.Level == backup.LevelRestore {
+			what = "restored and compared"
+		}
+		text = fmt.Sprintf("it was %s on %s, %s ago", what, p.Where, tasks.AgeText(now.Sub(p.At)))
+	}
+	for i := range h.sets {
+		if newer := &h.sets[i]; newer.ID > set.ID && newer.Proven() != nil && !newer.Proven().OK {
+			text += "\npassed over: " + provenBad(newer, now)
+		}
+	}
+	return text
+}
+
 // primaryOf returns the instance that a set is restored to by default: the one that was dumped, or the primary of its
 // cluster.
 func (s *session) primaryOf(ctx context.Context, h *holding) (*inventory.Instance, error) {
@@ -318,10 +357,10 @@ func unprefixed(err error, host string) error {
 	return err
 }
 
-func (a *app) restoreGlobals(ctx context.Context, r restoring, to *inventory.Instance, at backup.Place, server transport.Endpoint, g *backup.Globals, doc restoreDocument, began time.Time) error {
+func (a *app) restoreGlobals(ctx context.Context, r restoring, to *inventory.Instance, at backup.Place, server transport.Endpoint, g *backup.Globals, doc restoreDocument, proven string, began time.Time) error {
 	what := fmt.Sprintf("%s and %s of the set %s are made on %s, but for those that it has", count(len(g.Roles), "role", "roles"), count(len(g.Tablespaces), "tablespace", "tablespaces"), doc.Set, to.ID())
 	if !r.json {
-		a.ui.Print(clean(what))
+		a.ui.Print(clean(what + "\n" + proven))
 	}
 	if err := a.confirm(ctx, r.yes, "Make them?", "nothing was changed"); err != nil {
 		return err

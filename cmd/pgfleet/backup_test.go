@@ -157,6 +157,44 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+// What is restored by default is the newest set that no proof speaks against, and what is known of it is said.
+func TestToRestore(t *testing.T) {
+	now := time.Now()
+	h := healthy(now)
+	set, err := h.toRestore("")
+	if err != nil || set.ID != h.sets[1].ID || h.provenText(set, now) != "it was never verified" {
+		t.Errorf("%v, %v, %s", set, err, h.provenText(set, now))
+	}
+	h.sets[1].Proof = &backup.Proof{Level: backup.LevelRestore, At: now.Add(-time.Minute), Where: "pg09", Message: "rows differ\nmore"}
+	const bad = "could not be restored when it was verified on pg09, 1m0s ago: rows differ"
+	if set, err = h.toRestore(""); err != nil || set.ID != h.sets[0].ID {
+		t.Fatalf("%v, %v", set, err)
+	}
+	h.sets[0].Proof = &backup.Proof{Level: backup.LevelRestore, OK: true, At: now.Add(-3 * time.Hour), Where: "pg09"}
+	if got, want := h.provenText(set, now), "it was restored and compared on pg09, 3 hours ago\npassed over: the set "+h.sets[1].ID+" "+bad; got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	if set, err = h.toRestore(h.sets[1].ID); err != nil || set.ID != h.sets[1].ID || h.provenText(set, now) != "the set "+set.ID+" "+bad {
+		t.Errorf("%v, %v, %s", set, err, h.provenText(set, now))
+	}
+	h.sets = h.sets[1:]
+	if set, err = h.toRestore(""); err != nil || !strings.Contains(h.provenText(set, now), bad) {
+		t.Errorf("the only one: %v, %v", set, err)
+	}
+	if got := h.disproof(now); !strings.Contains(got, bad) {
+		t.Error(got)
+	}
+}
+
+func TestLeftOver(t *testing.T) {
+	if got := leftOver("pgfleet_restoring_x", true); !strings.Contains(got, `DROP DATABASE "pgfleet_restoring_x"`) && !strings.Contains(got, "DROP DATABASE pgfleet_restoring_x") {
+		t.Error(got)
+	}
+	if got := leftOver("Shop", false); !strings.HasSuffix(got, `ALTER DATABASE "Shop" WITH ALLOW_CONNECTIONS true`) {
+		t.Error(got)
+	}
+}
+
 // A proof that a set can be read never hides what came of restoring it.
 func TestTakesPlace(t *testing.T) {
 	read := func(ok bool) *backup.Proof { return &backup.Proof{Level: backup.LevelRead, OK: ok} }

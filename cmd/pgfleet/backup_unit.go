@@ -7,7 +7,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgfleet/pgfleet/internal/backup/hosted"
+	"github.com/pgfleet/pgfleet/internal/postgres"
 	"github.com/pgfleet/pgfleet/transport"
 )
 
@@ -97,11 +100,11 @@ func lastSaid(journal string) string {
 	return lines[len(lines)-1]
 }
 
-// askOthers returns what other programs cover that make backups of a server: a sentence for each.
-func askOthers(ctx context.Context, conn transport.Conn, port int) ([]string, error) {
+// askOthers returns what other programs cover that make backups of a server, and what restores may have left on it: a sentence for each.
+func askOthers(ctx context.Context, conn transport.Conn, port int) (others, left []string, err error) {
 	session, err := conn.Postgres(ctx, transport.Endpoint{Port: port})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -117,7 +120,28 @@ func askOthers(ctx context.Context, conn transport.Conn, port int) ([]string, er
 		FROM pg_catalog.pg_settings`
 	err = session.QueryRow(ctx, query).Scan(&e.ArchiveMode, &e.ArchiveCommand, &e.ArchiveLibrary, &e.RestoreCommand, &e.Slots, &e.Clients, &e.Archived, &e.Failing)
 	if err != nil {
-		return nil, errors.New(firstLine(err.Error()))
+		return nil, nil, errors.New(firstLine(err.Error()))
 	}
-	return hosted.Others(e), nil
+	rows, err := session.Query(ctx, "SELECT datname, datallowconn FROM pg_catalog.pg_database WHERE datname ^@ 'pgfleet_restoring_' OR NOT datallowconn AND datname <> 'template0' ORDER BY datname")
+	if err != nil {
+		return nil, nil, errors.New(firstLine(err.Error()))
+	}
+	var name string
+	var allowed bool
+	_, err = pgx.ForEachRow(rows, []any{&name, &allowed}, func() error {
+		left = append(left, leftOver(name, allowed))
+		return nil
+	})
+	if err != nil {
+		return nil, nil, errors.New(firstLine(err.Error()))
+	}
+	return hosted.Others(e), left, nil
+}
+
+// leftOver says what to do with a database that a restore may have left.
+func leftOver(name string, allowed bool) string {
+	if strings.HasPrefix(name, "pgfleet_restoring_") {
+		return fmt.Sprintf("the database %s is of a restore that goes on, or of one that was cut off or differed: then drop it, with DROP DATABASE %s", name, postgres.QuoteIdent(name))
+	}
+	return fmt.Sprintf("the database %s lets nobody connect; if that is not meant: ALTER DATABASE %s WITH ALLOW_CONNECTIONS true", name, postgres.QuoteIdent(name))
 }

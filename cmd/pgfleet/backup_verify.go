@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"github.com/pgfleet/pgfleet/internal/backup"
@@ -90,6 +91,12 @@ func (a *app) backupVerify(ctx context.Context, arg string, restore, asJSON bool
 			return &inputError{fmt.Errorf("%s: backup %s: --restore needs a host with PostgreSQL for the scratch cluster: name one with verify_on", b.Pos, b.Name)}
 		}
 	}
+	open := map[*inventory.Backup][]age.Identity{}
+	for _, b := range backups { // before any host is asked
+		if open[b], err = a.identities(ctx, s.fleet, b); err != nil {
+			return err
+		}
+	}
 	began := time.Now()
 	all := a.holdings(ctx, s, backups)
 	holdings := haveSets(all)
@@ -97,7 +104,7 @@ func (a *app) backupVerify(ctx context.Context, arg string, restore, asJSON bool
 	var failed []failure
 	for i := range holdings { // one after the other: the host that restores has enough to do with one
 		h := &holdings[i]
-		line, err := a.verifyOne(ctx, s, h, id, restore)
+		line, err := a.verifyOne(ctx, s, h, open[h.backup], id, restore)
 		if err != nil {
 			failed = append(failed, failure{h.instance, err})
 			line.Message = err.Error()
@@ -151,7 +158,7 @@ func haveSets(all []holding) []holding {
 	})
 }
 
-func (a *app) verifyOne(ctx context.Context, s *session, h *holding, id string, restore bool) (proofLine, error) {
+func (a *app) verifyOne(ctx context.Context, s *session, h *holding, ids []age.Identity, id string, restore bool) (proofLine, error) {
 	line := proofLine{Backup: h.backup.Name, Instance: string(h.instance), Level: backup.LevelRead}
 	if restore {
 		line.Level = backup.LevelRestore
@@ -164,10 +171,6 @@ func (a *app) verifyOne(ctx context.Context, s *session, h *holding, id string, 
 		return line, err
 	}
 	line.ID, line.Bytes, line.Databases = set.ID, set.Manifest.Bytes(), set.Manifest.Databases()
-	ids, err := a.identities(ctx, s.fleet, h.backup)
-	if err != nil {
-		return line, err
-	}
 	p := newByteProgress(a.ui, "verifying", []string{string(h.instance)})
 	p.Start()
 	defer p.Stop()

@@ -144,18 +144,35 @@ func (r *Reader) Schema(ctx context.Context, conn transport.Conn, binDir, databa
 		return nil, fmt.Errorf("the set has no database %q; it has %s", database, strings.Join(r.Set.Manifest.Databases(), ", "))
 	}
 	var text limited
-	err := r.Stream(ctx, f, func(plain io.Reader) error {
-		c := transport.Command{Script: "exec " + transport.Quote(binDir+"/pg_restore") + " --schema-only --create -f -", User: "postgres", Unfenced: true}
-		if err := pgRestore(ctx, conn, c, plain, &text); err != nil {
-			return err
-		}
-		return ErrEnough
-	})
+	read := func(options string, unfinished bool) error {
+		return r.Stream(ctx, f, func(plain io.Reader) error {
+			c := transport.Command{Script: "exec " + transport.Quote(binDir+"/pg_restore") + " --schema-only " + options + " -f -", User: "postgres", Unfenced: true}
+			err := pgRestore(ctx, conn, c, plain, &text)
+			if _, ok := errors.AsType[*UnrestorableError](err); err != nil && !(ok && unfinished && text.Len() > 0) {
+				return err
+			}
+			return ErrEnough
+		})
+	}
+	cut := unconnectable(database)
+	err := read("--create", cut)
+	if err == nil && cut {
+		_, _ = text.WriteString("\n")
+		err = read("", false)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return ParseSchema(text.String(), database)
+	s, err := ParseSchema(text.String(), database)
+	if err == nil {
+		s.Bare = cut
+	}
+	return s, err
 }
+
+// unconnectable reports whether pg_restore --create ends after the statement that makes the database, because psql has no \connect for its
+// name (appendPsqlMetaConnect in string_utils.c).
+func unconnectable(database string) bool { return strings.ContainsAny(database, "\n\r") }
 
 // ReadThrough has pg_restore in binDir, on a host, read the whole of a database's dump, with its data,
 // and drop it.

@@ -250,6 +250,9 @@ func (r *Restore) Run(ctx context.Context) (*Restored, error) {
 	if !r.tablespaces {
 		done.Notes = append(done.Notes, "tablespaces of the dump are not there ("+strings.Join(r.schema.Tablespaces, ", ")+"): everything is in the default one")
 	}
+	if r.schema.Bare {
+		done.Notes = append(done.Notes, "settings, comment and privileges of the database itself were not restored: pg_restore writes none where a database's name holds the end of a line")
+	}
 	if !r.single {
 		done.Notes = append(done.Notes, "it was not restored in a single transaction, because its objects need more locks than the server has room for")
 	}
@@ -306,61 +309,70 @@ func (r *Restore) drop(ctx context.Context, temporary string, why error) error {
 // rename gives the restored database its name, and the one that has it another one, in
 // one transaction.
 func (r *Restore) rename(ctx context.Context, session *pgx.Conn, temporary string) (kept string, err error) {
-	exec := func(ctx context.Context, text string) error {
+	exec := func(session *pgx.Conn, text string) error {
 		_, err := session.PgConn().Exec(ctx, text).ReadAll()
 		return serverError(err)
 	}
 	name := postgres.QuoteIdent(r.Name)
 	become := "ALTER DATABASE " + postgres.QuoteIdent(temporary) + " RENAME TO " + name
 	if !r.Overwrite {
-		return "", exec(ctx, become)
+		return "", exec(session, become)
 	}
 	kept = keptName(r.Name, time.Now())
-	var allowed bool
-	if err := session.QueryRow(ctx, "SELECT datallowconn FROM pg_catalog.pg_database WHERE datname = "+postgres.QuoteLiteral(r.Name), pgx.QueryExecModeSimpleProtocol).Scan(&allowed); err != nil {
-		return "", serverError(err)
-	}
-	// A database is renamed when nobody is in it. Those who come back must not get in between.
-	if err := exec(ctx, "ALTER DATABASE "+name+" WITH ALLOW_CONNECTIONS false"); err != nil {
-		return "", err
-	}
-	restored := false
-	defer func() {
-		if restored || !allowed {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
-		defer cancel()
-		again, e := r.session(ctx)
-		if e == nil {
-			_, e = again.PgConn().Exec(ctx, "ALTER DATABASE "+name+" WITH ALLOW_CONNECTIONS true").ReadAll()
-			closeSession(ctx, again)
-		}
-		if e != nil {
-			err = fmt.Errorf("%w\nnobody can connect to %s, because this failed: ALTER DATABASE %s WITH ALLOW_CONNECTIONS true: %w", err, r.Name, name, serverError(e))
-		}
-	}()
-	end := "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = " + postgres.QuoteLiteral(r.Name)
-	swap := "BEGIN; ALTER DATABASE " + name + " RENAME TO " + postgres.QuoteIdent(kept) + "; " + become
-	if allowed {
-		swap += "; ALTER DATABASE " + postgres.QuoteIdent(kept) + " WITH ALLOW_CONNECTIONS true"
-	}
-	swap += "; COMMIT"
+	swap := "BEGIN; ALTER DATABASE " + name + " RENAME TO " + postgres.QuoteIdent(kept) + "; " + become + "; COMMIT"
 	for try := 0; ; try++ {
-		if err := exec(ctx, end); err != nil {
+		// RENAME locks the database, so that who connects waits, and then gives the sessions in it 5 seconds to end
+		// (CountOtherDBBackends in procarray.c). Ending them meanwhile needs nothing that would be left behind by a kill.
+		stop, err := r.endSessions(ctx)
+		if err != nil {
 			return "", err
 		}
-		err := exec(ctx, swap)
-		if err == nil {
-			restored = true
+		err = exec(session, swap)
+		if e := stop(); err == nil {
 			return kept, nil
+		} else if e != nil {
+			err = fmt.Errorf("%w; %w", err, e)
 		}
-		_ = exec(ctx, "ROLLBACK")
-		// 55006, object_in_use: who was ended may take a moment to be gone.
+		_ = exec(session, "ROLLBACK")
+		// 55006, object_in_use.
 		if pg, ok := errors.AsType[*pgconn.PgError](err); !ok || pg.Code != "55006" || try == 5 {
 			return "", err
 		}
 	}
+}
+
+// endSessions ends the sessions in the database whose place is taken, until the function that it returns
+// is called.
+func (r *Restore) endSessions(ctx context.Context) (stop func() error, err error) {
+	session, err := r.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan error)
+	go func() {
+		defer closeSession(ctx, session)
+		text := "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE datname = " + postgres.QuoteLiteral(r.Name)
+		for {
+			if _, err := session.PgConn().Exec(ctx, text).ReadAll(); err != nil {
+				done <- serverError(err)
+				return
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+				done <- nil
+				return
+			}
+		}
+	}()
+	return func() error {
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	}, nil
 }
 
 // keptName is what a database is called whose place was taken.

@@ -16,6 +16,7 @@ type Schema struct {
 	Extensions  []string // sorted
 	Tablespaces []string // sorted
 	Statements  int      // how many there are
+	Bare        bool     // without the database's own settings, comment and privileges
 
 	database []postgres.ScriptStatement // that make the database and are about it
 	name     string
