@@ -57,13 +57,17 @@ func testPipe(t *testing.T, h Host, c transport.Conn) {
 	}
 }
 
-// A failingReader yields some bytes and fails.
-type failingReader struct{ left int }
+// A failingReader yields some bytes, waits, and fails.
+type failingReader struct {
+	left int
+	wait func()
+}
 
 var errStream = errors.New("the stream failed")
 
 func (f *failingReader) Read(b []byte) (int, error) {
 	if f.left == 0 {
+		f.wait()
 		return 0, errStream
 	}
 	n := min(f.left, len(b))
@@ -87,33 +91,42 @@ func testPipeEnds(t *testing.T, h Host, c transport.Conn) {
 	dir := folder(t, h, c)
 	sh(t, c, "chmod 1777 "+dir)
 	began := time.Now()
+	until := func(mark, otherwise string) {
+		for !file(t, c, mark).Exists {
+			if time.Since(began) > time.Minute {
+				t.Errorf("%s: %s", mark, otherwise)
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	// Before its trap is set SIGTERM ends the command without a word.
+	ready := func(name string) { until(dir+"/"+name+".ready", "the command did not begin") }
 	for name, test := range map[string]struct {
 		script string
 		stdin  io.Reader
 		stdout io.Writer
 		want   error
 	}{
-		"input":   {"cat >/dev/null & wait; echo whole >" + dir + "/input.whole", &failingReader{100_000}, io.Discard, errStream},
+		"input":   {"cat >/dev/null & wait; echo whole >" + dir + "/input.whole", &failingReader{100_000, func() { ready("input") }}, io.Discard, errStream},
 		"output":  {"yes & wait", nil, &fullWriter{100_000}, errStream},
-		"context": {"sleep 30 & wait", nil, io.Discard, context.DeadlineExceeded},
+		"context": {"sleep 30 & wait", nil, io.Discard, context.Canceled},
 	} {
 		mark := dir + "/" + name
-		ctx, cancel := deadline(t), context.CancelFunc(func() {})
+		ctx, cancel := context.WithCancel(deadline(t))
 		if name == "context" {
-			ctx, cancel = context.WithTimeout(ctx, time.Second)
+			go func() {
+				ready(name)
+				cancel()
+			}()
 		}
-		script := "exec 3<&0; trap 'echo bye >" + mark + "; exit' TERM; " + strings.ReplaceAll(test.script, " &", " <&3 &")
+		script := "exec 3<&0; trap 'echo bye >" + mark + "; exit' TERM; echo >" + mark + ".ready; " + strings.ReplaceAll(test.script, " &", " <&3 &")
 		_, err := c.Pipe(ctx, transport.Command{Script: script}, test.stdin, test.stdout)
 		cancel()
 		if !errors.Is(err, test.want) {
 			t.Errorf("%s: %v", name, err)
 		}
-		for !file(t, c, mark).Exists {
-			if time.Since(began) > 20*time.Second {
-				t.Fatalf("%s: the command got no SIGTERM", name)
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
+		until(mark, "the command got no SIGTERM")
 		if file(t, c, mark+".whole").Exists {
 			t.Errorf("%s: the command saw an end", name)
 		}
