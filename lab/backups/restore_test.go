@@ -10,9 +10,11 @@ import (
 	"path"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/age"
 
+	"github.com/pgfleet/pgfleet/internal/backup"
 	"github.com/pgfleet/pgfleet/lab/labtest"
 )
 
@@ -314,9 +316,10 @@ func (b *bench) rekeyAndPrune(t *testing.T, name, host string) {
 	for _, id := range []string{"20250101T000000Z", "20250102T000000Z", "20250103T000000Z"} {
 		fleet.Look(t, host, fmt.Sprintf(`cd %s; cp -a 2026* %[2]s; sed -i 's/"id": *"[0-9TZ]*"/"id": "%[2]s"/' %[2]s/manifest.json; touch %[2]s/notes.txt`, dir, id))
 	}
-	fleet.Look(t, host, "mkdir "+dir+"/20270101T000000Z; echo '{\"version\":1,\"id\":\"20270101T000000Z\",\"began\":\"2027-01-01T00:00:00Z\",\"ended\":\"2027-01-01T00:00:00Z\",\"step\":\"x\",\"message\":\"y\"}' >"+dir+"/20270101T000000Z/failed.json; chown -R pgfleet_backup: "+dir)
+	future := backup.NewID(time.Now().Add(time.Hour)) // not so far ahead that a clock was wrong
+	fleet.Look(t, host, "mkdir "+dir+"/"+future+"; echo '{\"version\":1,\"id\":\""+future+"\",\"began\":\"2027-01-01T00:00:00Z\",\"ended\":\"2027-01-01T00:00:00Z\",\"step\":\"x\",\"message\":\"y\"}' >"+dir+"/"+future+"/failed.json; chown -R pgfleet_backup: "+dir)
 	has(t, b.Want(0, "backup", "prune", name, "--yes").Stdout, "nothing is to be removed", "nothing goes until one is good again")
-	fleet.Look(t, host, "rm -r "+dir+"/20270101T000000Z")
+	fleet.Look(t, host, "rm -r "+dir+"/"+future)
 	has(t, b.Want(0, "backup", "prune", name, "--dry-run").Stdout, "2 of 4 sets would be removed")
 	has(t, b.Want(2, "backup", "prune", name).Stderr, "nothing was removed")
 	has(t, b.Want(0, "backup", "prune", name, "--yes").Stdout, "2 of 4 sets were removed")
