@@ -17,6 +17,7 @@ const clockAhead = 24 * time.Hour
 type health struct {
 	shown  []string // what backup list shows of the unit and the sets in any case
 	beside []string // what it does not
+	none   bool     // there is no good set, which is what verify itself fails with
 }
 
 // all returns everything that is wrong.
@@ -47,21 +48,17 @@ func (h *holding) health(others []holding, now time.Time) health {
 	if h.backup.Hosted() {
 		h.unitHealth(&x, bad != "", now)
 	}
-	if limit := time.Duration(h.backup.MaxAge); limit > 0 {
-		newest := time.Time{}
-		for i := range others {
-			if o := &others[i]; o.backup == h.backup && (o.instance == h.instance || o.in != nil && o.in.Replication != "" && o.in.Replication == h.in.Replication) {
-				if set := o.newestGoodAt(now); set != nil && set.Began().After(newest) {
-					newest = set.Began()
-				}
+	newest := time.Time{}
+	for i := range others {
+		if o := &others[i]; o.backup == h.backup && (o.instance == h.instance || o.in != nil && o.in.Replication != "" && o.in.Replication == h.in.Replication) {
+			if set := o.newestGoodAt(now); set != nil && set.Began().After(newest) {
+				newest = set.Began()
 			}
 		}
-		switch age := now.Sub(newest); {
-		case newest.IsZero():
-			x.beside = append(x.beside, "there is no good set, and max_age is "+h.backup.MaxAge.String())
-		case age > limit:
-			x.beside = append(x.beside, fmt.Sprintf("the newest good set is %s old, and max_age is %s", tasks.AgeText(age), h.backup.MaxAge))
-		}
+	}
+	x.none = newest.IsZero()
+	if limit := time.Duration(h.backup.MaxAge); !x.none && limit > 0 && now.Sub(newest) > limit {
+		x.beside = append(x.beside, fmt.Sprintf("the newest good set is %s old, and max_age is %s", tasks.AgeText(now.Sub(newest)), h.backup.MaxAge))
 	}
 	return x
 }

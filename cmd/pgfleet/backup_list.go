@@ -118,6 +118,9 @@ func (s *session) listOne(ctx context.Context, h *holding, all []holding) backup
 	x := h.health(all, now)
 	l.beside = append(l.beside, x.beside...)
 	l.Wrong = slices.Concat(x.shown, l.beside)
+	if x.none {
+		l.Wrong = append(l.Wrong, "there is no good set")
+	}
 	if why := h.disproof(now); why != "" {
 		l.Wrong = append(l.Wrong, why)
 	}

@@ -122,24 +122,22 @@ func askOthers(ctx context.Context, conn transport.Conn, port int) (others, left
 	if err != nil {
 		return nil, nil, errors.New(firstLine(err.Error()))
 	}
-	rows, err := session.Query(ctx, "SELECT datname, datallowconn FROM pg_catalog.pg_database WHERE datname ^@ 'pgfleet_restoring_' OR NOT datallowconn AND datname <> 'template0' ORDER BY datname")
+	rows, err := session.Query(ctx, "SELECT datname FROM pg_catalog.pg_database WHERE datname ^@ 'pgfleet_restoring_' OR NOT datallowconn AND datname <> 'template0' ORDER BY datname")
 	if err != nil {
 		return nil, nil, errors.New(firstLine(err.Error()))
 	}
-	var name string
-	var allowed bool
-	_, err = pgx.ForEachRow(rows, []any{&name, &allowed}, func() error {
-		left = append(left, leftOver(name, allowed))
-		return nil
-	})
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return nil, nil, errors.New(firstLine(err.Error()))
+	}
+	for _, name := range names {
+		left = append(left, leftOver(name))
 	}
 	return hosted.Others(e), left, nil
 }
 
 // leftOver says what to do with a database that a restore may have left.
-func leftOver(name string, allowed bool) string {
+func leftOver(name string) string {
 	if strings.HasPrefix(name, "pgfleet_restoring_") {
 		return fmt.Sprintf("the database %s is of a restore that goes on, or of one that was cut off or differed: then drop it, with DROP DATABASE %s", name, postgres.QuoteIdent(name))
 	}
