@@ -3,6 +3,8 @@ package backup_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"os/exec"
@@ -78,7 +80,8 @@ func TestSchemaOfNewline(t *testing.T) {
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
-		file := backup.File{Kind: backup.KindDatabase, Database: name, Name: backup.DumpName(name), Bytes: int64(cipher.Len())}
+		sum := sha256.Sum256(cipher.Bytes())
+		file := backup.File{SHA256: hex.EncodeToString(sum[:]), Kind: backup.KindDatabase, Database: name, Name: backup.DumpName(name), Bytes: int64(cipher.Len())}
 		set := &backup.Set{Backup: "b", Instance: "i", ID: "20260101T000000Z", Manifest: &backup.Manifest{Files: []backup.File{file}}}
 		r := &backup.Reader{Target: oneObject{text: cipher.Bytes()}, Set: set, Identities: []age.Identity{identity}}
 		schema, err := r.Schema(t.Context(), serverConn{server: s}, strings.TrimSuffix(program(t, s, "pg_restore"), "/pg_restore"), name)
