@@ -101,6 +101,7 @@ func TestBackupMistakes(t *testing.T) {
 		{good + "to.path = '/x'\nschedule = ''\n", "12:12: schedule: want a time"},
 		{good + "to.path = '/x'\nrandomized_delay = '1m'\n", "12:20: randomized_delay: there is no schedule"},
 		{good + "to.path = '/x'\nkeep = 0\n", "12:8: keep: 0 is too small"},
+		{good + "to.path = '/x'\nmax_age = \"0d\"\n", "12:11: max_age: want a length of time more than none"},
 		{good + "to.path = '/x'\nverify_on = 'valt'\n", `12:13: verify_on: no host "valt"`},
 		{good + "to.path = '/x'\nrole = 'postgres'\n", "12:8: role: want an account that has no other use"},
 		{good + "to.path = '/x'\nrole = 'A'\n", "12:8: role: \"A\" is no name of an account"},
