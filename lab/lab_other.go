@@ -44,6 +44,9 @@ func (l *Lab) Status(context.Context) ([]Status, error) { return nil, errNotLinu
 // Status needs Linux.
 func (h *Running) Status(context.Context) (Status, error) { return Status{}, errNotLinux }
 
+// Mount needs Linux.
+func (h *Running) Mount(context.Context, string, string) error { return errNotLinux }
+
 // Exec needs Linux.
 func (h *Running) Exec(context.Context, string) (string, error) { return "", errNotLinux }
 

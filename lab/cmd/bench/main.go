@@ -2,7 +2,7 @@
 // fleet.toml wants them, against cmd/floor on the same hosts in the same run:
 // the two in turn, so that a machine that is busy is busy for both. Then it does
 // the same through a proxy that adds 100 ms to every round trip, and counts the
-// round trips.
+// round trips. And it times backups; see backups.go.
 package main
 
 import (
@@ -23,13 +23,14 @@ import (
 )
 
 func main() {
-	hosts := flag.Int("hosts", 8, "how many hosts")
+	hosts := flag.Int("hosts", 8, "how many hosts plan is timed on; 0 to leave that out")
 	runs := flag.Int("runs", 7, "how many runs of each are counted")
 	rtt := flag.Duration("rtt", 100*time.Millisecond, "the round trip that the proxy makes")
+	backups := flag.Int("backups", 5, "how many backups of each kind are counted; 0 to leave that out")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *hosts, *runs, *rtt); err != nil {
+	if err := run(ctx, *hosts, *runs, *rtt, *backups); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
@@ -41,7 +42,7 @@ type bench struct {
 	lab                 *lab.Lab
 }
 
-func run(ctx context.Context, hosts, runs int, rtt time.Duration) error {
+func run(ctx context.Context, hosts, runs int, rtt time.Duration, backups int) error {
 	dir, err := os.MkdirTemp("", "pgfleet-bench")
 	if err != nil {
 		return err
@@ -53,6 +54,19 @@ func run(ctx context.Context, hosts, runs int, rtt time.Duration) error {
 			return fmt.Errorf("%w\n%s", err, out)
 		}
 	}
+	if hosts > 0 {
+		if err := b.plan(ctx, hosts, runs, rtt); err != nil {
+			return err
+		}
+	}
+	if backups > 0 {
+		return b.backups(ctx, backups)
+	}
+	return nil
+}
+
+// plan times `pgfleet plan`.
+func (b *bench) plan(ctx context.Context, hosts, runs int, rtt time.Duration) (err error) {
 	var list []lab.Host
 	for i := range hosts {
 		list = append(list, lab.Host{Name: fmt.Sprintf("pg%02d", i+1)})
