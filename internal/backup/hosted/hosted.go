@@ -125,6 +125,23 @@ func Summary(script string) string {
 // quote returns a word of the shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
+// CheckAbove returns a command of the shell, for root, that fails and says why on its standard error if somebody else than root could put another folder in
+// the place of dir: each folder above it that there is has to be root's, no symbolic link, and not writable by others unless it is sticky.
+func CheckAbove(dir string) string {
+	return "(d=" + quote(dir) + `
+while [ "$d" != / ]; do
+	d=$(dirname -- "$d")
+	[ ! -L "$d" ] || { echo "$d is a symbolic link, and leads to $(readlink -f -- "$d")" >&2; exit 1; }
+	[ -e "$d" ] || continue
+	case $(stat -c '%u %a' -- "$d") in
+	'0 '[1357]???) ;;
+	'0 '*[2367]? | '0 '*[2367]) echo "$d can be written to by others than root" >&2; exit 1 ;;
+	'0 '*) ;;
+	*) echo "$d belongs to $(stat -c %U -- "$d") and not to root" >&2; exit 1 ;;
+	esac
+done)`
+}
+
 // Service returns the service. What it may do is as little as dumping needs: it writes into the target alone, and speaks to the server over its
 // socket.
 func (c Config) Service() string {
