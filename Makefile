@@ -19,7 +19,7 @@ unit: ## what needs neither root nor the lab
 soak: ## everything at full length
 	PGFLEET_SOAK=1 go run ./lab/cmd/testreport
 
-bench: ## pgfleet plan on 8 real hosts, as a ratio to a floor measured beside it
+bench: ## pgfleet plan on 8 real hosts, and backups on one, as ratios to a floor measured beside them
 	go run ./lab/cmd/bench
 
 demo: build $(LAB) ## the main job on real hosts

@@ -118,8 +118,14 @@ encrypt() { # pipe, file, what it is for errors
 
 # finish makes a file durable, and adds it to the manifest.
 finish() { # file, kind, oid of the database
-	sync -- "$1.partial" || { bad "${1##*/}" 'it cannot be made durable (fsync)'; return 1; }
-	sum=$(sha256sum -- "$1.partial") || { bad "${1##*/}" 'what was written cannot be read again'; return 1; }
+	# The disk writes while the processor reads what is still in memory.
+	sync -- "$1.partial" 9>&- &
+	syncing=$!
+	jobs="$jobs $syncing"
+	sum=$(sha256sum -- "$1.partial"); summed=$?
+	wait_for "$syncing"
+	[ "$status" -eq 0 ] || { bad "${1##*/}" 'it cannot be made durable (fsync)'; return 1; }
+	[ "$summed" -eq 0 ] || { bad "${1##*/}" 'what was written cannot be read again'; return 1; }
 	bytes=$(stat -c %s -- "$1.partial") || { bad "${1##*/}" 'what was written is not there'; return 1; }
 	durable "$1" || { bad "${1##*/}" 'it cannot be put in place'; return 1; }
 	entry=$(sql postgres -v name="${1##*/}" -v kind="$2" -v oid="${3:-0}" -v bytes="$bytes" -v sha256="${sum%% *}" <<'SQL'

@@ -18,7 +18,7 @@ import (
 )
 
 // backupRows is how many rows the larger database has, 400 MB of them; the smaller one has a quarter.
-const backupRows = 2_800_000
+const backupRows = 3_350_000
 
 // backupTable is the [[backup]] of which each measurement has its own.
 const backupTable = `
