@@ -73,12 +73,20 @@ func (b *Backup) Dir(id InstanceID) string {
 }
 
 // MeansDatabase reports whether the patterns mean a database: one of those without an exclamation mark does, or there are none of
-// these, and none of those with one does.
+// these, and none of those with one does. What a restore that goes on makes is never meant, nor what it has put aside unless it is named; see SetAside.
 func (b *Backup) MeansDatabase(name string) bool {
 	wanted, excluded := b.DatabasePatterns()
 	matches := func(pattern string) bool { return regexp.MustCompile("(?s)" + pattern).MatchString(name) }
-	return (len(wanted) == 0 || slices.ContainsFunc(wanted, matches)) && !slices.ContainsFunc(excluded, matches)
+	return (len(wanted) == 0 || slices.ContainsFunc(wanted, matches)) && !slices.ContainsFunc(excluded, matches) &&
+		(!matches(SetAside) || slices.Contains(b.DatabaseNames(), name))
 }
+
+// restoring is the regular expression of what a database is called while backup restore fills it, and SetAside of one whose place backup restore --overwrite has
+// taken.
+const (
+	restoring = "^pgfleet_restoring_[0-9]{8}t[0-9]{6}z_[0-9a-f]{8}$"
+	SetAside  = "_before_[0-9]{8}t[0-9]{6}z$"
+)
 
 // DatabasePatterns returns the patterns as regular expressions, which mean the same to PostgreSQL and to Go with the flag s.
 func (b *Backup) DatabasePatterns() (wanted, excluded []string) {
@@ -89,7 +97,7 @@ func (b *Backup) DatabasePatterns() (wanted, excluded []string) {
 			wanted = append(wanted, globExpression(p.Value))
 		}
 	}
-	return wanted, excluded
+	return wanted, append(excluded, restoring)
 }
 
 // DatabaseNames returns the patterns that are names: a backup without these databases is not what was asked for.
@@ -114,7 +122,7 @@ type backupTable struct {
 	Name            Positioned[string]        `toml:"name" required:"true" doc:"What the backup is called; unique in the fleet, and part of the names of units and folders."`
 	Limit           Positioned[string]        `toml:"limit" doc:"A selector: which instances the backup is for; all by default."`
 	State           string                    `toml:"state" enum:"present,absent" doc:"absent removes the timer, the service and the script from the hosts; never the backups."`
-	Databases       []Positioned[string]      `toml:"databases" doc:"Names of databases, with * and ?; with ! before it one is left out. All that allow connections by default; template0 and template1 never."`
+	Databases       []Positioned[string]      `toml:"databases" doc:"Names of databases, with * and ?; with ! before it one is left out. All that allow connections by default; template0 and template1 never, and those that a restore has put aside (shop_before_20260301t081500z) only if they are named."`
 	On              string                    `toml:"on" enum:"primary,standby" doc:"primary (the default), or standby: a standby of the cluster if it has one that runs, the first in the order of this file; otherwise the primary."`
 	Recipients      []Positioned[string]      `toml:"recipients" doc:"Whom the backups are encrypted to: age or SSH public keys, or files that list them. Two at least: who loses the only key loses every backup."`
 	Identities      Strings                   `toml:"identities" doc:"Files with the age or SSH identities that decrypt, on this machine and never on a host; those of [secrets.age] by default."`

@@ -116,6 +116,7 @@ func (t *Backup) config(in inventory.Instance, s *State) hosted.Config {
 		Schedule: b.Schedule.Value, RandomizedDelay: b.RandomizedDelay,
 	}
 	c.Wanted, c.Excluded = b.DatabasePatterns()
+	c.Aside = inventory.SetAside
 	for _, m := range t.members(in) {
 		if m.ID() == in.ID() {
 			c.Place = len(c.Members)
@@ -313,6 +314,11 @@ func (t *Backup) warnings(in inventory.Instance, s *State) []string {
 	}
 	if len(mapped) > 0 {
 		said = append(said, "there are user mappings of foreign servers, whose options only a superuser can dump: make them again by hand after a restore of "+strings.Join(mapped, ", "))
+	}
+	for _, db := range backedUp(t.backup, s) {
+		if strings.ContainsAny(db, "\n\r") {
+			said = append(said, fmt.Sprintf("the name of the database %q holds a line break, and pg_restore --create does not restore such a database: rename it", db))
+		}
 	}
 	if c, err := s.Cluster(); err == nil {
 		for _, name := range t.backup.DatabaseNames() {

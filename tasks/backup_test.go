@@ -38,7 +38,7 @@ func backupWorld(hba string) world {
 	w[facts.Cluster{Port: 5432, SocketDir: socketDir}] = facts.Answer{Value: facts.ClusterInfo{Cluster: &catalog.Cluster{
 		Version: 150018, Bootstrap: "postgres",
 		Roles:     map[string]*catalog.Role{"postgres": role("postgres"), "pg_read_all_data": role("pg_read_all_data"), "pg_read_all_stats": role("pg_read_all_stats")},
-		Databases: map[string]*catalog.Database{"postgres": {Name: "postgres", Owner: "postgres", AllowConn: true}, "shop": {Name: "shop", Owner: "postgres", AllowConn: true, ACL: catalog.ACL{{Grantee: "postgres", Grantor: "postgres", Privileges: catalog.Connect}}}},
+		Databases: map[string]*catalog.Database{"postgres": {Name: "postgres", Owner: "postgres", AllowConn: true}, "shop": {Name: "shop", Owner: "postgres", AllowConn: true, ACL: catalog.ACL{{Grantee: "postgres", Grantor: "postgres", Privileges: catalog.Connect}}}, "li\nes": {Name: "li\nes", Owner: "postgres", AllowConn: true}},
 	}}}
 	w[facts.Package{Name: "age"}] = facts.Answer{Value: facts.PackageInfo{Name: "age", Manager: "apt"}}
 	w[facts.Probe{User: "root", Script: "getent passwd pgfleet_backup >/dev/null"}] = facts.Answer{Value: facts.ProbeResult{ExitCode: 2}}
@@ -79,7 +79,7 @@ func TestBackupIsPlanned(t *testing.T) {
 	for _, n := range p.Warnings {
 		warnings = append(warnings, n.Text)
 	}
-	for _, part := range []string{"there is one recipient", "there are subscriptions"} {
+	for _, part := range []string{"there is one recipient", "there are subscriptions", `the name of the database "li\nes" holds a line break`} {
 		if !strings.Contains(strings.Join(warnings, "\n"), part) {
 			t.Errorf("no warning says %q: %q", part, warnings)
 		}

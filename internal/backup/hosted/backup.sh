@@ -380,7 +380,7 @@ SQL
 ) || { bad server "$(text_of "$run/psql.err")"; end; }
 
 # For each database its oid, its name in files, and its connection string, in which any byte may be: it is written for printf %b.
-sql postgres -v wanted="$wanted" -v excluded="$excluded" >"$run/databases" <<'SQL' || { bad databases "$(text_of "$run/psql.err")"; end; }
+sql postgres -v wanted="$wanted" -v excluded="$excluded" -v aside="$aside" -v named="$named" >"$run/databases" <<'SQL' || { bad databases "$(text_of "$run/psql.err")"; end; }
 SELECT d.oid, (SELECT string_agg(CASE WHEN chr(b) ~ '[A-Za-z0-9_-]' THEN chr(b) ELSE '%' || upper(lpad(to_hex(b), 2, '0')) END, '' ORDER BY i)
 		FROM (SELECT i, get_byte(convert_to(datname, getdatabaseencoding()), i) AS b FROM generate_series(0, octet_length(convert_to(datname, getdatabaseencoding())) - 1) i) x),
 	(SELECT string_agg('\0' || lpad(CASE WHEN b < 8 THEN b::text ELSE (b / 64)::text || (b / 8 % 8)::text || (b % 8)::text END, 3, '0'), '' ORDER BY i)
@@ -389,6 +389,7 @@ SELECT d.oid, (SELECT string_agg(CASE WHEN chr(b) ~ '[A-Za-z0-9_-]' THEN chr(b) 
 	FROM pg_database d
 	WHERE datallowconn AND datname NOT IN ('template0', 'template1')
 		AND (:'wanted' = '' OR datname ~ :'wanted') AND (:'excluded' = '' OR datname !~ :'excluded')
+		AND (:'aside' = '' OR datname !~ :'aside' OR :'named'::jsonb ? datname)
 	ORDER BY datname COLLATE "C";
 SQL
 missing=$(sql postgres -v names="$named" <<'SQL'

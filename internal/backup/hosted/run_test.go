@@ -62,11 +62,14 @@ func binDir(t *testing.T, s *postgrestest.Server) string {
 
 func newSite(t *testing.T, s *postgrestest.Server, keep int) *site {
 	t.Helper()
+	for _, name := range []string{"x_gone", "x_before_20260301t081500z", "x_kept_before_20260301t081500z"} {
+		s.Exec(t, "CREATE DATABASE "+name)
+	}
 	top := t.TempDir()
 	x := &site{t: t, base: filepath.Join(top, "target", "nightly", "pg01"), bins: filepath.Join(top, "bin")}
 	text, err := hosted.Config{
 		Backup: "nightly", Instance: "pg01", Target: filepath.Join(top, "target"), Base: x.base, Unit: "pgfleet-backup-nightly-15-main", Role: "postgres", SocketDir: s.Sockets, Port: s.Port,
-		BinDir: binDir(t, s), Wanted: []string{"^postgres$"}, Keep: keep, Check: "rows", On: "primary",
+		BinDir: binDir(t, s), Wanted: []string{"^postgres$", "^x_.*$"}, Excluded: []string{"^x_gone$"}, Aside: "_before_[0-9]{8}t[0-9]{6}z$", Named: []string{"x_kept_before_20260301t081500z"}, Keep: keep, Check: "rows", On: "primary",
 	}.Script()
 	if err != nil {
 		t.Fatal(err)
@@ -136,8 +139,13 @@ func (x *site) copy(from, to string) {
 func TestRunKeeps(t *testing.T) {
 	postgrestest.Each(t, func(t *testing.T, s *postgrestest.Server) {
 		x := newSite(t, s, 2)
-		if said, ok := x.run(); !ok || len(x.sets()) != 1 {
+		said, ok := x.run()
+		if !ok || len(x.sets()) != 1 {
 			t.Fatalf("%q: %s", x.sets(), said)
+		}
+		dumps, _ := filepath.Glob(filepath.Join(x.base, "*", "*.dump.age"))
+		if len(dumps) != 2 || filepath.Base(dumps[0]) != "postgres.dump.age" || filepath.Base(dumps[1]) != "x_kept_before_20260301t081500z.dump.age" {
+			t.Errorf("the dumps are %q", dumps)
 		}
 		if synced, _ := os.ReadFile(filepath.Join(x.base, "../synced")); !strings.Contains(string(synced), x.base+"\n") || !strings.Contains(string(synced), filepath.Dir(filepath.Dir(x.base))+"\n") {
 			t.Errorf("the folders above the set are not made durable:\n%s", synced)
@@ -160,7 +168,7 @@ func TestRunKeeps(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		said, ok := x.run()
+		said, ok = x.run()
 		ids := x.sets()
 		made := ids[len(ids)-1]
 		if want := []string{kept, unreadable, damaged, refused, first, made}; !ok || made == first || !slices.Equal(ids, want) {
