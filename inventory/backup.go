@@ -132,7 +132,7 @@ type backupTable struct {
 	Keep            Positioned[int]           `toml:"keep" min:"1" max:"100000" doc:"How many good backups of an instance are kept; 7 by default."`
 	VerifyOn        Positioned[string]        `toml:"verify_on" doc:"A host with PostgreSQL on which scratch clusters may be made to prove that a backup can be restored."`
 	Role            Positioned[string]        `toml:"role" doc:"The role that dumps, and the account of the operating system; pgfleet_backup by default."`
-	LockTimeout     *time.Duration            `toml:"lock_timeout" doc:"How long pg_dump waits for a lock on a table before it fails; 60s by default."`
+	LockTimeout     *time.Duration            `toml:"lock_timeout" doc:"How long a lock on a table is waited for before the backup fails; 60s by default."`
 	Compression     Positioned[string]        `toml:"compression" doc:"What pg_dump -Z is told, such as \"0\" or \"zstd:3\" (16 and later); pg_dump's own default otherwise."`
 	Check           string                    `toml:"check" enum:"rows,counts,none" doc:"What is kept to prove a restore with: rows (the default) counts and sums up the rows of each table, counts only counts, none neither."`
 	To              Positioned[backupTo]      `toml:"to" doc:"Where the backups go."`
