@@ -191,7 +191,8 @@ n=$(newest); mv "$n/failed.json" "$n/seen.json"; rm -r "$n"; systemctl reset-fai
 			}
 		}
 		// Cut off without a word, it is the next run that cleans up.
-		after := look(t, host, "faults", "/var/backups/faults", blocked+`systemctl kill -s KILL $unit; until_true ended; release; n=$(newest)
+		const waiting = "sed -i 's/^lock_timeout=.*/lock_timeout=20000/' /etc/pgfleet/backup/faults-*.sh\n" + blocked
+		after := look(t, host, "faults", "/var/backups/faults", waiting+`systemctl kill -s KILL $unit; until_true ended; release; n=$(newest)
 [ ! -e "$n/failed.json" ] || echo "it has said something"
 systemctl reset-failed $unit; sleep 1; systemctl start $unit; find "$sets" -name '*.partial'; cat "$n/failed.json"
 cd `+labtest.Quote(dir)+`; sha256sum *`)
@@ -200,12 +201,12 @@ cd `+labtest.Quote(dir)+`; sha256sum *`)
 			t.Errorf("after a run that was cut off:\n%s\nwant the good set as it was:\n%s", after, sums)
 		}
 		// Who waits for pg_dump to end does not empty a table before it is checked, and pg_dump is run once more when it has waited in vain.
-		goes := look(t, host, "faults", "/var/backups/faults", "sed -i 's/^lock_timeout=.*/lock_timeout=20000/' /etc/pgfleet/backup/faults-*.sh\n"+blocked+`( sql -d shop -c "TRUNCATE orders" ) &
+		goes := look(t, host, "faults", "/var/backups/faults", waiting+`( sql -d shop -c "TRUNCATE orders" ) &
 waits_too() { [ "$(sql -d shop -c "SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass AND NOT granted")" = 1 ]; }
 until_true waits_too
 release; until_true ended; systemctl is-active $unit || :; wait; sql -d shop -c "INSERT INTO orders SELECT g, md5(g::text) FROM generate_series(1, 20000) g"
-sed -i 's/^lock_timeout=.*/lock_timeout=1500/' /etc/pgfleet/backup/faults-*.sh
-`+blocked+`again() { journalctl -q -o cat _SYSTEMD_INVOCATION_ID="$(systemctl show -P InvocationID $unit)" | grep -q 'run once more'; }
+sed -i 's/^lock_timeout=.*/lock_timeout=3000/' /etc/pgfleet/backup/faults-*.sh
+`+strings.Replace(blocked, "until_true dumps\n", "", 1)+`again() { journalctl -q -o cat _SYSTEMD_INVOCATION_ID="$(systemctl show -P InvocationID $unit)" | grep -q 'run once more'; }
 until_true again; release; until_true ended; systemctl is-active $unit || :; ls "$(newest)"`)
 		if got := strings.Join(strings.Fields(goes), " "); got != "inactive inactive globals.sql.age manifest.json shop.checks.age shop.dump.age" {
 			t.Errorf("a table that is emptied in the meantime, and a lock that is had at the second try: %s", goes)
