@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -62,6 +63,9 @@ func binDir(t *testing.T, s *postgrestest.Server) string {
 
 func newSite(t *testing.T, s *postgrestest.Server, keep int) *site {
 	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("the host's side is Linux")
+	}
 	for _, name := range []string{"x_gone", "x_before_20260301t081500z", "x_kept_before_20260301t081500z"} {
 		s.Exec(t, "CREATE DATABASE "+name)
 	}
@@ -96,10 +100,9 @@ func (x *site) write(name, text string) {
 // run runs the script, and returns what it has said, and whether it ended well.
 func (x *site) run() (string, bool) {
 	x.t.Helper()
-	runtime := x.t.TempDir()
 	cmd := exec.Command("sh", "-c", `echo $$ >"$BASE/../pid"; exec sh "$0"`, filepath.Join(x.base, "..", "script"))
 	x.write("../script", x.script)
-	cmd.Env = []string{"PATH=" + x.bins + ":/usr/bin:/bin", "RUNTIME_DIRECTORY=" + runtime, "BASE=" + x.base}
+	cmd.Env = []string{"PATH=" + x.bins + ":/usr/bin:/bin", "RUNTIME_DIRECTORY=" + x.t.TempDir(), "BASE=" + x.base}
 	out, err := cmd.CombinedOutput()
 	return string(out), err == nil
 }
