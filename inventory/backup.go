@@ -74,12 +74,20 @@ func (b *Backup) Dir(id InstanceID) string {
 }
 
 // MeansDatabase reports whether the patterns mean a database: one of those without an exclamation mark does, or there are none of
-// these, and none of those with one does.
+// these, and none of those with one does. What a restore that goes on makes is never meant, nor what it has put aside unless it is named; see SetAside.
 func (b *Backup) MeansDatabase(name string) bool {
 	wanted, excluded := b.DatabasePatterns()
 	matches := func(pattern string) bool { return regexp.MustCompile("(?s)" + pattern).MatchString(name) }
-	return (len(wanted) == 0 || slices.ContainsFunc(wanted, matches)) && !slices.ContainsFunc(excluded, matches)
+	return (len(wanted) == 0 || slices.ContainsFunc(wanted, matches)) && !slices.ContainsFunc(excluded, matches) &&
+		(!matches(SetAside) || slices.Contains(b.DatabaseNames(), name))
 }
+
+// restoring is the regular expression of what a database is called while backup restore fills it, and SetAside of one whose place backup restore --overwrite has
+// taken.
+const (
+	restoring = "^pgfleet_restoring_[0-9]{8}t[0-9]{6}z_[0-9a-f]{8}$"
+	SetAside  = "_before_[0-9]{8}t[0-9]{6}z$"
+)
 
 // DatabasePatterns returns the patterns as regular expressions, which mean the same to PostgreSQL and to Go with the flag s.
 func (b *Backup) DatabasePatterns() (wanted, excluded []string) {
@@ -90,7 +98,7 @@ func (b *Backup) DatabasePatterns() (wanted, excluded []string) {
 			wanted = append(wanted, globExpression(p.Value))
 		}
 	}
-	return wanted, excluded
+	return wanted, append(excluded, restoring)
 }
 
 // DatabaseNames returns the patterns that are names: a backup without these databases is not what was asked for.
@@ -104,6 +112,8 @@ func (b *Backup) DatabaseNames() []string {
 	return names
 }
 
+var plainPath = regexp.MustCompile(`^[A-Za-z0-9/._+-]+$`)
+
 // globExpression returns the regular expression of a glob, in which * stands for any text and ? for any character.
 func globExpression(glob string) string {
 	text := strings.NewReplacer(`\*`, ".*", `\?`, ".").Replace(regexp.QuoteMeta(glob))
@@ -115,7 +125,7 @@ type backupTable struct {
 	Name            Positioned[string]        `toml:"name" required:"true" doc:"What the backup is called; unique in the fleet, and part of the names of units and folders."`
 	Limit           Positioned[string]        `toml:"limit" doc:"A selector: which instances the backup is for; all by default."`
 	State           string                    `toml:"state" enum:"present,absent" doc:"absent removes the timer, the service and the script from the hosts; never the backups."`
-	Databases       []Positioned[string]      `toml:"databases" doc:"Names of databases, with * and ?; with ! before it one is left out. All that allow connections by default; template0 and template1 never."`
+	Databases       []Positioned[string]      `toml:"databases" doc:"Names of databases, with * and ?; with ! before it one is left out. All that allow connections by default; template0 and template1 never, and those that a restore has put aside (shop_before_20260301t081500z) only if they are named."`
 	On              string                    `toml:"on" enum:"primary,standby" doc:"primary (the default), or standby: a standby of the cluster if it has one that runs, the first in the order of this file; otherwise the primary."`
 	Recipients      []Positioned[string]      `toml:"recipients" doc:"Whom the backups are encrypted to: age or SSH public keys, or files that list them. Two at least: who loses the only key loses every backup."`
 	Identities      Strings                   `toml:"identities" doc:"Files with the age or SSH identities that decrypt, on this machine and never on a host; those of [secrets.age] by default."`
@@ -126,7 +136,7 @@ type backupTable struct {
 	MaxAge          Positioned[Age]           `toml:"max_age" doc:"How old the newest good backup of an instance may be before backup list and backup verify say that something is wrong, such as \"36h\" or \"2d\"; not looked at by default."`
 	VerifyOn        Positioned[string]        `toml:"verify_on" doc:"A host with PostgreSQL on which scratch clusters may be made to prove that a backup can be restored."`
 	Role            Positioned[string]        `toml:"role" doc:"The role that dumps, and the account of the operating system; pgfleet_backup by default."`
-	LockTimeout     *time.Duration            `toml:"lock_timeout" doc:"How long pg_dump waits for a lock on a table before it fails; 60s by default."`
+	LockTimeout     *time.Duration            `toml:"lock_timeout" doc:"How long a lock on a table is waited for before the backup fails; 60s by default."`
 	Compression     Positioned[string]        `toml:"compression" doc:"What pg_dump -Z is told, such as \"0\" or \"zstd:3\" (16 and later); pg_dump's own default otherwise."`
 	Check           string                    `toml:"check" enum:"rows,counts,none" doc:"What is kept to prove a restore with: rows (the default) counts and sums up the rows of each table, counts only counts, none neither."`
 	To              Positioned[backupTo]      `toml:"to" doc:"Where the backups go."`
@@ -285,9 +295,9 @@ func (l *loader) backupTarget(n *Node, t *backupTable, b *Backup) {
 		l.errs.Add(to.Host.Pos(), "to: host needs path, the folder there")
 	}
 	if p := to.Path; p.Node != nil && p.Node.Kind == KindString {
-		plain := !strings.ContainsFunc(p.Value, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`"'\%$:;*?`, r) })
+		plain := plainPath.MatchString(p.Value) // it stands in units and in scripts
 		if b.To.Path = path.Clean(p.Value); !plain || !path.IsAbs(p.Value) || b.To.Path == "/" {
-			l.errs.Add(p.Pos(), "path: want an absolute path of a folder such as \"/var/backups/pgfleet\", without spaces, quotes and %%")
+			l.errs.Add(p.Pos(), "path: want an absolute path of a folder such as \"/var/backups/pgfleet\", of letters, digits and /._+-")
 		}
 		for _, dir := range []string{"/home", "/root", "/run/user", "/tmp", "/var/tmp", "/dev", "/proc", "/sys", "/etc"} {
 			if b.To.Host == "" && (b.To.Path == dir || strings.HasPrefix(b.To.Path, dir+"/")) {

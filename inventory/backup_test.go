@@ -19,7 +19,7 @@ func TestBackups(t *testing.T) {
 [[backup]]
 name = "nightly"
 limit = "pg01"
-databases = ["*", "!scratch*", "!a.c"]
+databases = ["*", "!scratch*", "!a.c", "kept_before_20260301t081500z"]
 on = "standby"
 recipients = ["age1x", "keys.txt"]
 schedule = "*-*-* 02:30:00"
@@ -56,7 +56,8 @@ state = "absent"
 		b.RandomizedDelay != 15*time.Minute || b.On != "standby" || b.Check != "rows" || b.Unit(in) != "pgfleet-backup-nightly-15-main" || b.Dir("pg01/second") != "nightly/pg01+second" {
 		t.Errorf("%+v", b)
 	}
-	for name, want := range map[string]bool{"app": true, "scratch1": false, "a.c": false, "abc": true, "x\ny": true} {
+	for name, want := range map[string]bool{"app": true, "scratch1": false, "a.c": false, "abc": true, "x\ny": true,
+		"pgfleet_restoring_20260301t081500z_0123abcd": false, "shop_before_20260301t081500z": false, "kept_before_20260301t081500z": true, "shop_before_2026": true} {
 		if got := b.MeansDatabase(name); got != want {
 			t.Errorf("%q is meant: %v", name, got)
 		}

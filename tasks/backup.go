@@ -3,6 +3,7 @@ package tasks
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -115,6 +116,7 @@ func (t *Backup) config(in inventory.Instance, s *State) hosted.Config {
 		Schedule: b.Schedule.Value, RandomizedDelay: b.RandomizedDelay,
 	}
 	c.Wanted, c.Excluded = b.DatabasePatterns()
+	c.Aside = inventory.SetAside
 	for _, m := range t.members(in) {
 		if m.ID() == in.ID() {
 			c.Place = len(c.Members)
@@ -143,6 +145,11 @@ func (t *Backup) hosted() bool { return !t.backup.Absent && t.backup.Hosted() }
 // account is the question whether the account of the operating system is there.
 func (t *Backup) account() facts.Probe {
 	return facts.Probe{User: "root", Script: "getent passwd " + t.backup.Role + " >/dev/null"}
+}
+
+// above is the question whether others than root could put a folder in the place of the one that the backups go to.
+func (t *Backup) above() facts.Probe {
+	return facts.Probe{User: "root", Script: hosted.CheckAbove(t.backup.To.Path)}
 }
 
 // calendar is the question whether systemd understands the schedule.
@@ -177,7 +184,7 @@ func (t *Backup) Reads(in inventory.Instance, s *State) []facts.Read {
 		}
 	}
 	if t.hosted() {
-		reads = append(reads, facts.File{Path: hosted.Dir}, facts.File{Path: c.Target})
+		reads = append(reads, facts.File{Path: hosted.Dir}, facts.File{Path: c.Target}, t.above())
 		if c.Schedule != "" {
 			reads = append(reads, t.calendar())
 		}
@@ -308,6 +315,11 @@ func (t *Backup) warnings(in inventory.Instance, s *State) []string {
 	if len(mapped) > 0 {
 		said = append(said, "there are user mappings of foreign servers, whose options only a superuser can dump: make them again by hand after a restore of "+strings.Join(mapped, ", "))
 	}
+	for _, db := range backedUp(t.backup, s) {
+		if strings.ContainsAny(db, "\n\r") {
+			said = append(said, fmt.Sprintf("the name of the database %q holds a line break, and pg_restore --create does not restore such a database: rename it", db))
+		}
+	}
 	if c, err := s.Cluster(); err == nil {
 		for _, name := range t.backup.DatabaseNames() {
 			if d := c.Databases[name]; d == nil || !d.AllowConn {
@@ -378,7 +390,12 @@ func (t *Backup) makeFolders(s *State, c hosted.Config, out *Outcome) error {
 	case target.Exists && target.Owner != c.Role:
 		return problemAt(t.backup.To.Pos, "path: %s belongs to %s, who could delete what is in it; name a folder that is not there yet, such as %s/pgfleet", c.Target, target.Owner, c.Target)
 	}
-	a = asRoot(fmt.Sprintf("[ ! -L %[1]s ] && install -d -m 0700 -o %[2]s -g %[2]s %[1]s", c.Target, c.Role), fmt.Sprintf(`[ "$(stat -c '%%U %%a' %s 2>/dev/null)" = '%s 700' ]`, c.Target, c.Role))
+	if r, err := ask[facts.ProbeResult](s, t.above()); err != nil {
+		return err
+	} else if r.ExitCode != 0 {
+		return problemAt(t.backup.To.Pos, "path: backups would not be safe in %s: %s; name a folder that root alone can move, such as /var/backups/pgfleet", c.Target, lastLine(r.Output))
+	}
+	a = asRoot(makeTarget(c), fmt.Sprintf(`[ "$(stat -c '%%U %%a' %s 2>/dev/null)" = '%s 700' ]`, c.Target, c.Role))
 	if target.Exists && target.Mode.Perm() == 0o700 || s.ran[a.key()] || s.ranBefore[a.key()] {
 		return nil
 	}
@@ -388,6 +405,15 @@ func (t *Backup) makeFolders(s *State, c hosted.Config, out *Outcome) error {
 	}
 	out.Changes = append(out.Changes, change)
 	return nil
+}
+
+// makeTarget returns the script that makes the folder of backups. What it changes is the folder that it stands in, whatever its name may lead to by then.
+func makeTarget(c hosted.Config) string {
+	return fmt.Sprintf(`umask 022
+%[3]s || exit
+mkdir -p -- %[4]s && %[3]s && { mkdir -m 0700 -- %[1]s 2>/dev/null || [ -d %[1]s ]; } && cd -P -- %[1]s && [ "$(pwd -P)" = %[1]s ] || exit
+case $(stat -c %%U .) in root | %[2]s) ;; *) echo "%[1]s belongs to $(stat -c %%U .)" >&2; exit 1 ;; esac
+chown %[2]s:%[2]s . && chmod 0700 .`, c.Target, c.Role, hosted.CheckAbove(c.Target), path.Dir(c.Target))
 }
 
 // files compares script, recipients and units, and has systemd know of them.

@@ -2,6 +2,7 @@ package tasks
 
 import (
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -37,11 +38,12 @@ func backupWorld(hba string) world {
 	w[facts.Cluster{Port: 5432, SocketDir: socketDir}] = facts.Answer{Value: facts.ClusterInfo{Cluster: &catalog.Cluster{
 		Version: 150018, Bootstrap: "postgres",
 		Roles:     map[string]*catalog.Role{"postgres": role("postgres"), "pg_read_all_data": role("pg_read_all_data"), "pg_read_all_stats": role("pg_read_all_stats")},
-		Databases: map[string]*catalog.Database{"postgres": {Name: "postgres", Owner: "postgres", AllowConn: true}, "shop": {Name: "shop", Owner: "postgres", AllowConn: true, ACL: catalog.ACL{{Grantee: "postgres", Grantor: "postgres", Privileges: catalog.Connect}}}},
+		Databases: map[string]*catalog.Database{"postgres": {Name: "postgres", Owner: "postgres", AllowConn: true}, "shop": {Name: "shop", Owner: "postgres", AllowConn: true, ACL: catalog.ACL{{Grantee: "postgres", Grantor: "postgres", Privileges: catalog.Connect}}}, "li\nes": {Name: "li\nes", Owner: "postgres", AllowConn: true}},
 	}}}
 	w[facts.Package{Name: "age"}] = facts.Answer{Value: facts.PackageInfo{Name: "age", Manager: "apt"}}
 	w[facts.Probe{User: "root", Script: "getent passwd pgfleet_backup >/dev/null"}] = facts.Answer{Value: facts.ProbeResult{ExitCode: 2}}
 	w[facts.Probe{User: "root", Script: "LC_ALL=C systemd-analyze calendar 'daily'"}] = facts.Answer{Value: facts.ProbeResult{}}
+	w[facts.Probe{User: "root", Script: hosted.CheckAbove("/var/backups/pgfleet")}] = facts.Answer{Value: facts.ProbeResult{}}
 	for _, f := range []string{
 		hosted.Dir, hosted.Dir + "/nightly-15-main.sh", hosted.Dir + "/nightly-15-main.recipients", "/var/backups/pgfleet",
 		"/etc/systemd/system/pgfleet-backup-nightly-15-main.service", "/etc/systemd/system/pgfleet-backup-nightly-15-main.timer",
@@ -77,7 +79,7 @@ func TestBackupIsPlanned(t *testing.T) {
 	for _, n := range p.Warnings {
 		warnings = append(warnings, n.Text)
 	}
-	for _, part := range []string{"there is one recipient", "there are subscriptions"} {
+	for _, part := range []string{"there is one recipient", "there are subscriptions", `the name of the database "li\nes" holds a line break`} {
 		if !strings.Contains(strings.Join(warnings, "\n"), part) {
 			t.Errorf("no warning says %q: %q", part, warnings)
 		}
@@ -95,6 +97,9 @@ func TestBackupProblems(t *testing.T) {
 		"somebody else's folder": {"local all all peer\n", func(w world) {
 			w[facts.File{Path: "/var/backups/pgfleet"}] = facts.Answer{Value: facts.FileInfo{Path: "/var/backups/pgfleet", Exists: true, Dir: true, Owner: "root", Mode: os.ModeDir | 0o755}}
 		}, "/var/backups/pgfleet belongs to root"},
+		"a folder above it": {"local all all peer\n", func(w world) {
+			w[facts.Probe{User: "root", Script: hosted.CheckAbove("/var/backups/pgfleet")}] = facts.Answer{Value: facts.ProbeResult{ExitCode: 1, Output: "/var/backups belongs to joe and not to root\n"}}
+		}, "path: backups would not be safe in /var/backups/pgfleet: /var/backups belongs to joe and not to root; name a folder"},
 		"no such time": {"local all all peer\n", func(w world) {
 			w[facts.Probe{User: "root", Script: "LC_ALL=C systemd-analyze calendar 'daily'"}] = facts.Answer{Value: facts.ProbeResult{ExitCode: 1, Output: "Failed to parse calendar specification 'daily': Invalid argument\n"}}
 		}, `schedule: systemd on pg01 does not understand "daily" (man systemd.time): Failed to parse`},
@@ -105,6 +110,25 @@ func TestBackupProblems(t *testing.T) {
 		}
 		if _, err := plan(t, w, aBackup); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want %q", name, err, test.want)
+		}
+	}
+}
+
+// The folder is made under root's own alone.
+func TestMakeTarget(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give a folder away")
+	}
+	top := t.TempDir()
+	if out, err := exec.Command("sh", "-c", `cd "$0" && mkdir theirs theirs/own && chown 12345 theirs && mkdir real && ln -s real link && mkdir away && ln -s ../away real/away`, top).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for dir, want := range map[string]string{"new/backups": "daemon 700", "real/backups": "daemon 700", "theirs/own": "root 755", "theirs/new": "", "link/backups2": "", "real/away": "root 755"} {
+		dir = top + "/" + dir
+		err := exec.Command("sh", "-c", makeTarget(hosted.Config{Target: dir, Role: "daemon"})).Run()
+		got, _ := exec.Command("stat", "-L", "-c", "%U %a", dir).Output()
+		if strings.TrimSpace(string(got)) != want || (err == nil) != strings.HasPrefix(want, "daemon") {
+			t.Errorf("%s is %q, %v; want %q", dir, got, err, want)
 		}
 	}
 }

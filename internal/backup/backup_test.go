@@ -342,6 +342,7 @@ func TestCompareChecks(t *testing.T) {
 {"kind":"table","relation":"a.new","rows":1}
 {"kind":"table","relation":"a.unlogged","rows":0}
 {"kind":"materialized view","relation":"a.m","rows":2,"sum":"5"}
+{"kind":"materialized view","relation":"a.busy","rows":2,"sum":"5"}
 {"relation":"","kind":"large objects","rows":1,"sum":"5"}`))
 	if err != nil {
 		t.Fatal(err)

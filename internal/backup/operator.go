@@ -228,17 +228,29 @@ func (o *Operator) database(ctx context.Context, folder string, d ServersDatabas
 		f, err := o.pull(ctx, folder, file, "pg_dump", command+dbname, here)
 		return add(f, "database "+d.Name, err)
 	}
-	session, err := o.snapshot(ctx, d.Name)
-	if err != nil {
-		return add(file, "database "+d.Name+": checks", err)
+	var f File
+	var session *snapshotSession
+	for again := false; ; again = true {
+		var err error
+		if session, err = o.snapshot(ctx, d.Name); err != nil {
+			return add(file, "database "+d.Name+": checks", err)
+		}
+		f, err = o.pull(ctx, folder, file, "pg_dump", command+" --snapshot="+transport.Quote(session.snapshot)+dbname, here)
+		if err == nil {
+			break
+		}
+		session.end()
+		// It came behind somebody who waits for the checks to let go of a table, and who has it now.
+		if again || !strings.Contains(err.Error(), "due to statement timeout") {
+			return add(f, "database "+d.Name, err)
+		}
 	}
 	defer session.end()
-	f, err := o.pull(ctx, folder, file, "pg_dump", command+" --snapshot="+transport.Quote(session.snapshot)+dbname, here)
-	if err := add(f, "database "+d.Name, err); err != nil {
+	if err := add(f, "database "+d.Name, nil); err != nil {
 		return err
 	}
 	o.tell(d.Name + ": checks")
-	f, err = o.checks(ctx, folder, d.Name, session)
+	f, err := o.checks(ctx, folder, d.Name, session)
 	return add(f, "database "+d.Name+": checks", err)
 }
 
@@ -405,7 +417,7 @@ func (o *Operator) snapshot(ctx context.Context, database string) (*snapshotSess
 	in, say := io.Pipe()
 	out, answers := io.Pipe()
 	s := &snapshotSession{say: say, hear: bufio.NewReader(out), out: out, stop: stop, done: make(chan struct{})}
-	script := o.environment() + "exec " + o.psql(database) + " -v check=" + transport.Quote(o.Check)
+	script := o.environment() + "exec " + o.psql(database) + " -v check=" + transport.Quote(o.Check) + fmt.Sprintf(" -v lock_timeout=%d", o.LockTimeout.Milliseconds())
 	go func() {
 		defer close(s.done)
 		result, err := o.Conn.Pipe(ctx, transport.Command{Script: script, User: o.Role, Unfenced: true}, in, answers)

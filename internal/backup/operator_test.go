@@ -193,6 +193,24 @@ func TestOperator(t *testing.T) {
 	}
 }
 
+// A dump that has waited in vain for a lock is made once more, and not a third time.
+func TestOperatorWaits(t *testing.T) {
+	for times, want := range map[int]string{1: "", 2: "database a: pg_dump: exit status 1: pg_dump: error: query failed: ERROR:  canceling statement due to statement timeout"} {
+		dumps := 0
+		o, _, _ := testOperator(t, &fakeHost{rest: table, dump: func(w io.Writer) (transport.Output, error) {
+			if dumps++; dumps <= times {
+				return transport.Output{ExitCode: 1, Stderr: []byte("pg_dump: error: query failed: ERROR:  canceling statement due to statement timeout\n")}, nil
+			}
+			_, err := io.WriteString(w, "PGDMP")
+			return transport.Output{}, err
+		}})
+		_, m, err := o.runAll(t)
+		if want == "" && (err != nil || len(m.Files) != 3) || want != "" && (err == nil || err.Error() != want) || dumps != 2 {
+			t.Errorf("%d times: %d dumps, %v, %+v", times, dumps, err, m)
+		}
+	}
+}
+
 func TestOperatorFails(t *testing.T) {
 	good := func(w io.Writer) (transport.Output, error) {
 		_, err := w.Write(make([]byte, 1<<20))

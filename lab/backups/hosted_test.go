@@ -45,6 +45,7 @@ REVOKE CONNECT ON DATABASE shop FROM PUBLIC;
 CREATE TABLE IF NOT EXISTS orders AS SELECT g AS id, md5(g::text) AS note FROM generate_series(1, 20000) g;
 ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
 ALTER TABLE orders OWNER TO shopkeeper;
+CREATE TABLE IF NOT EXISTS by_year (at date) PARTITION BY RANGE (at);
 CREATE SEQUENCE IF NOT EXISTS numbers;
 SELECT lo_from_bytea(4711, 'a large object') WHERE NOT EXISTS (SELECT FROM pg_largeobject_metadata WHERE oid = 4711) \g /dev/null
 SQL`)
@@ -140,12 +141,12 @@ func TestLabHostedFaults(t *testing.T) {
 	}
 	b := newBench(t, strings.NewReplacer("nightly", "faults", `"/var/backups/pgfleet"`, `"/var/backups/faults"`, "keep = 2", "keep = 2\nlock_timeout = \"20s\"\ndatabases = [\"shop\"]").Replace(nightly))
 	b.Want(0, "apply", "--yes")
-	// pg_dump waits for a lock, and so the script, age and the checks are all there when something dies.
-	const blocked = `( sql -d shop -c "BEGIN; LOCK TABLE orders; SELECT pg_sleep(30) /* the lock */" >/dev/null 2>&1 || : ) &
-waits() { [ "$(sql -d shop -c "SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass AND mode = 'AccessExclusiveLock' AND granted")" = 1 ]; }
+	// pg_dump waits for the lock of a table that has no rows of its own to check, and so the script, age and the checks are all there when something dies.
+	const blocked = `( sql -d shop -c "BEGIN; LOCK TABLE by_year; SELECT pg_sleep(30) /* the lock */" >/dev/null 2>&1 || : ) &
+waits() { [ "$(sql -d shop -c "SELECT count(*) FROM pg_locks WHERE relation = 'by_year'::regclass AND mode = 'AccessExclusiveLock' AND granted")" = 1 ]; }
 until_true waits
 systemctl start --no-block $unit
-dumps() { [ "$(sql -d shop -c "SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass AND NOT granted")" = 1 ]; }
+dumps() { [ "$(sql -d shop -c "SELECT count(*) FROM pg_locks WHERE relation = 'by_year'::regclass AND NOT granted")" = 1 ]; }
 until_true dumps
 release() { sql -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%/* the lock */' AND pid <> pg_backend_pid()" >/dev/null; }
 `
@@ -164,7 +165,8 @@ f=$(cat "$(newest)/failed.json"); n=$(basename "$(newest)"); find "$sets" -name 
 		{"pg_dump is older", `c=/etc/pgfleet/backup/faults-*.sh; mkdir -p /opt/old; ln -sf /usr/lib/postgresql/*/bin/* /opt/old; rm /opt/old/pg_dump; printf '#!/bin/sh\necho "pg_dump (PostgreSQL) 12.22"\n' >/opt/old/pg_dump; chmod 755 /opt/old/pg_dump
 cp -p $c /opt/kept; sed -i "s,^bin_dir=.*,bin_dir=/opt/old," $c; systemctl start $unit || :; cp -p /opt/kept $c`, "pg_dump", "it is version 12.22, and the server is 1[3-8]"},
 		{"age is missing", "mv /usr/bin/age /usr/bin/age.away; systemctl start $unit || :; mv /usr/bin/age.away /usr/bin/age", "age", "not installed"},
-		{"a lock is not had", `sed -i "s/^lock_timeout=.*/lock_timeout=300/" /etc/pgfleet/backup/faults-*.sh; ` + strings.Replace(blocked, "until_true dumps\n", "", 1) + "until_true ended; release", "shop: pg_dump", "statement timeout.*LOCK TABLE"},
+		{"a lock is not had", `sed -i "s/^lock_timeout=.*/lock_timeout=300/" /etc/pgfleet/backup/faults-*.sh; ` + strings.NewReplacer("until_true dumps\n", "", "by_year", "orders").Replace(blocked) + "until_true ended; release", "shop: checks", "due to lock timeout"},
+		{"pg_dump has no lock", strings.Replace(blocked, "until_true dumps\n", "", 1) + "until_true ended; release", "shop: pg_dump", "statement timeout.*LOCK TABLE"},
 	}
 	perVersion(t, func(t *testing.T, _ int, host string) {
 		good := look(t, host, "faults", "/var/backups/faults", `systemctl start $unit; cd "$(newest)"; pwd; sha256sum *`)
@@ -189,13 +191,25 @@ n=$(newest); mv "$n/failed.json" "$n/seen.json"; rm -r "$n"; systemctl reset-fai
 			}
 		}
 		// Cut off without a word, it is the next run that cleans up.
-		after := look(t, host, "faults", "/var/backups/faults", blocked+`systemctl kill -s KILL $unit; until_true ended; release; n=$(newest)
+		const waiting = "sed -i 's/^lock_timeout=.*/lock_timeout=20000/' /etc/pgfleet/backup/faults-*.sh\n" + blocked
+		after := look(t, host, "faults", "/var/backups/faults", waiting+`systemctl kill -s KILL $unit; until_true ended; release; n=$(newest)
 [ ! -e "$n/failed.json" ] || echo "it has said something"
 systemctl reset-failed $unit; sleep 1; systemctl start $unit; find "$sets" -name '*.partial'; cat "$n/failed.json"
 cd `+labtest.Quote(dir)+`; sha256sum *`)
 		first, rest, _ := strings.Cut(after, "\n")
 		if !strings.Contains(first, `"step":"cut off"`) || rest != sums {
 			t.Errorf("after a run that was cut off:\n%s\nwant the good set as it was:\n%s", after, sums)
+		}
+		// Who waits for pg_dump to end does not empty a table before it is checked, and pg_dump is run once more when it has waited in vain.
+		goes := look(t, host, "faults", "/var/backups/faults", waiting+`( sql -d shop -c "TRUNCATE orders" ) &
+waits_too() { [ "$(sql -d shop -c "SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass AND NOT granted")" = 1 ]; }
+until_true waits_too
+release; until_true ended; systemctl is-active $unit || :; wait; sql -d shop -c "INSERT INTO orders SELECT g, md5(g::text) FROM generate_series(1, 20000) g"
+sed -i 's/^lock_timeout=.*/lock_timeout=3000/' /etc/pgfleet/backup/faults-*.sh
+`+strings.Replace(blocked, "until_true dumps\n", "", 1)+`again() { journalctl -q -o cat _SYSTEMD_INVOCATION_ID="$(systemctl show -P InvocationID $unit)" | grep -q 'run once more'; }
+until_true again; release; until_true ended; systemctl is-active $unit || :; ls "$(newest)"`)
+		if got := strings.Join(strings.Fields(goes), " "); got != "inactive inactive globals.sql.age manifest.json shop.checks.age shop.dump.age" {
+			t.Errorf("a table that is emptied in the meantime, and a lock that is had at the second try: %s", goes)
 		}
 	})
 }

@@ -139,8 +139,8 @@ func TestLabPulled(t *testing.T) {
 	go func() {
 		cut <- fleet.Look(t, "pg17", `cd /
 sql() { runuser -u postgres -- psql -XAtq "$@"; }
-( sql -d shop -c "BEGIN; LOCK TABLE orders; SELECT pg_sleep(30) /* the lock */" >/dev/null 2>&1 || : ) &
-waiting() { sql -d shop -c "SELECT count(*) FROM pg_locks WHERE relation = 'orders'::regclass AND NOT granted"; }
+( sql -d shop -c "BEGIN; LOCK TABLE by_year; SELECT pg_sleep(30) /* the lock */" >/dev/null 2>&1 || : ) &
+waiting() { sql -d shop -c "SELECT count(*) FROM pg_locks WHERE relation = 'by_year'::regclass AND NOT granted"; }
 until_waits() { i=0; until [ "$(waiting)" = "$1" ]; do i=$((i+1)); [ $i -lt 400 ] || exit 1; sleep 0.05; done; }
 until_waits 1
 pkill -KILL -f '^sshd.*@notty'

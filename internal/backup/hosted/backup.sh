@@ -43,13 +43,19 @@ end() {
 		else
 			rm -f -- "$set/failed.json.partial"
 		fi
-		leave_one_failed
 	fi
 	note "The backup has failed: $step: $problem"
 	exit 1
 }
 
-stop() { bad stopped 'somebody, or the host shutting down, has stopped the run'; end; }
+stop() {
+	if [ -n "$set" ] && [ -e "$set/manifest.json" ]; then
+		note "The backup $id is complete. The run was stopped before older sets had been removed; the next one does that."
+		exit 0
+	fi
+	bad stopped 'somebody, or the host shutting down, has stopped the run'
+	end
+}
 
 # forget removes a set that failed: what this script writes there, and nothing else.
 forget() {
@@ -64,10 +70,16 @@ sets() {
 	done
 }
 
-# leave_one_failed takes the dumps of earlier runs that failed away, and keeps why they failed: the newest one's may still be of use.
-leave_one_failed() {
+# clean takes away what earlier runs have left that failed, but why they did: their dumps may be what fills the disk. Of those that were cut off it says so; with the lock held they do
+# not go on any more.
+clean() {
 	sets | while IFS= read -r s; do
-		[ "$s" = "$set" ] || [ -e "$s/manifest.json" ] || [ ! -e "$s/failed.json" ] || rm -f -- "$s"/*.age "$s"/*.age.partial
+		[ ! -e "$s/manifest.json" ] || continue
+		rm -f -- "$s"/*.age "$s"/*.partial
+		[ -e "$s/failed.json" ] || {
+			printf '{"version":1,"id":"%s","began":"'"$(printf '%s' "${s##*/}" | sed 's/^\(....\)\(..\)\(..\)T\(..\)\(..\)\(..\)Z$/\1-\2-\3T\4:\5:\6Z/')"'","ended":"%s","step":"cut off","message":"the run was cut off: killed, or the host went down"}\n' "${s##*/}" "$began" >"$s/failed.json.partial" &&
+				durable "$s/failed.json"
+		}
 	done
 }
 
@@ -152,8 +164,19 @@ both() { # step, the program that dumps, what age's errors are filed under
 	[ "$aged" -eq 0 ] && [ "$dumped" -eq 0 ]
 }
 
-# database dumps one database, with a snapshot that the checks see too.
+# database dumps one database, and once more where pg_dump has waited in vain for a lock that the checks have: it came behind somebody who waits for the
+# checks to let go of it, and who has it now.
 database() { # oid, name in files, connection string
+	again=possible
+	dump "$@" && return
+	[ "$again" = now ] || return 1
+	note "$2: pg_dump has not had a lock in time, and is run once more"
+	again=''
+	dump "$@"
+}
+
+# dump dumps one database, with a snapshot that the checks see too.
+dump() { # oid, name in files, connection string
 	name=$2 conninfo=$3 snapshot='' session='' rows='' jobs=''
 	rm -f -- "$run/dump" "$run/rows" "$run/sql" "$run/said"
 	mkfifo -- "$run/dump" "$run/rows" "$run/sql" "$run/said" || { bad "$name" 'no named pipe can be made'; return 1; }
@@ -163,7 +186,7 @@ database() { # oid, name in files, connection string
 		encrypt "$run/rows" "$set/$name.checks.age" checks
 		rows=$encrypting
 		( exec 3>&- # or this would keep psql waiting for more
-			"$bin_dir/psql" -XAtqw -v ON_ERROR_STOP=1 -v check="$check" -d "$conninfo" -f - <"$run/sql" >"$run/rows" 2>"$run/checks.err" 4>&- 9>&-
+			"$bin_dir/psql" -XAtqw -v ON_ERROR_STOP=1 -v check="$check" -v lock_timeout="$lock_timeout" -d "$conninfo" -f - <"$run/sql" >"$run/rows" 2>"$run/checks.err" 4>&- 9>&-
 			s=$?
 			echo ended >&4
 			exit "$s" ) &
@@ -191,8 +214,12 @@ database() { # oid, name in files, connection string
 	jobs="$jobs $dump"
 	wait_for "$dump"; dumped=$status
 	wait_for "$age"; aged=$status
-	both "$name" pg_dump dump
-	good=$?
+	if [ "$dumped" -ne 0 ] && [ -n "$session" ] && [ "$again" = possible ] && grep -q 'due to statement timeout' "$run/dump.err"; then
+		again=now good=1
+	else
+		both "$name" pg_dump dump
+		good=$?
+	fi
 	[ "$good" -ne 0 ] || [ ! -s "$run/dump.err" ] || cat -- "$run/dump.err" >&2 # warnings
 	if [ -n "$session" ]; then
 		[ "$good" -ne 0 ] || checks_rest >&3
@@ -207,31 +234,59 @@ database() { # oid, name in files, connection string
 	[ -z "$session" ] || finish "$set/$name.checks.age" checks "$1"
 }
 
-# prune removes sets beyond the newest good ones. A set whose restore has failed is no good one, and stays for somebody to look at.
+# prune removes sets beyond the newest good ones, and never the one that this run has made. A set is good whose manifest can be read, whose files are all there in their sizes, and of
+# which no proof of this manifest has failed. One of which a proof has failed, or whose manifest cannot be read, stays for somebody to look at.
 prune() {
-	kept=0
+	newest=$(sets | tail -n 1)
+	if [ "$(printf '%s' "${newest##*/}" | tr -d TZ)" -gt "$(date -u -d '+1 day' +%Y%m%d%H%M%S)" ]; then
+		note "Nothing is removed: $newest lies in the future. Is the clock right? If it is now, remove that set by hand."
+		return
+	fi
+	kept=1
 	sets | sort -r | while IFS= read -r s; do
+		[ "$s" != "$set" ] || continue
 		if [ ! -e "$s/manifest.json" ]; then
 			[ "$kept" -lt "$keep" ] || [ ! -e "$s/failed.json" ] || forget "$s"
 			continue
 		fi
-		if [ -e "$s/proof.json" ] && [ "$(listed "$s/proof.json" "SELECT :'text'::jsonb ->> 'ok'")" = false ]; then
-			continue
-		fi
-		kept=$((kept + 1))
-		[ "$kept" -gt "$keep" ] || continue
-		listed=$(listed "$s/manifest.json" "SELECT f ->> 'name' FROM jsonb_array_elements(:'text'::jsonb -> 'files') f") || {
+		files_of "$s" >"$run/listed" && [ -s "$run/listed" ] || {
 			note "$s/manifest.json cannot be read, and the set stays"
 			continue
 		}
+		if whole "$s"; then
+			! disproven "$s" || continue
+			kept=$((kept + 1))
+			[ "$kept" -gt "$keep" ] || continue
+		elif [ "$kept" -lt "$keep" ]; then
+			note "$s is damaged, and no good one: a file is missing or has another size"
+			continue
+		fi
 		note "removing $s, beyond the newest $keep good ones"
-		rm -f -- "$s/proof.json"
-		printf '%s\n' "$listed" | while IFS= read -r f; do
+		rm -f -- "$s/proof.json" "$s/failed.json"
+		while read -r _ f; do
 			case $f in '' | .* | *[!A-Za-z0-9_.%-]*) ;; *) rm -f -- "$s/$f" ;; esac
-		done
+		done <"$run/listed"
 		rm -f -- "$s/manifest.json" # last, so that a run that is cut off here is made up for by the next
 		rmdir -- "$s" 2>/dev/null || note "$s holds what is not of the backup, and stays"
 	done
+}
+
+# files_of prints of each file in a set's manifest how large it is and its name.
+files_of() {
+	listed "$1/manifest.json" "SELECT (f ->> 'bytes')::bigint || ' ' || (f ->> 'name') FROM (SELECT :'text'::jsonb AS m) m, jsonb_array_elements(m -> 'files') f WHERE m ->> 'id' = '${1##*/}'"
+}
+
+# whole looks for the files that were listed.
+whole() {
+	while read -r bytes f; do
+		[ "$(stat -c %s -- "$1/$f" 2>/dev/null)" = "$bytes" ] || return 1
+	done <"$run/listed"
+}
+
+# disproven looks for a proof that has failed; one of an earlier manifest is none of this set.
+disproven() {
+	[ -e "$1/proof.json" ] && sum=$(sha256sum <"$1/manifest.json") &&
+		[ "$(listed "$1/proof.json" "SELECT m ->> 'ok' = 'false' AND m ->> 'manifest_sha256' = '${sum%% *}' FROM (SELECT :'text'::jsonb AS m) m")" = t ]
 }
 
 # listed asks a query about a file of JSON, the variable text.
@@ -286,6 +341,7 @@ exec 9>"$base/.lock" || { bad target "$base/.lock cannot be written"; end; }
 flock -n 9 || { note 'Another run of this backup goes on.'; exit 1; }
 
 began=$(now)
+clean
 for _ in 1 2 3; do
 	id=$(date -u +%Y%m%dT%H%M%SZ)
 	mkdir -- "$base/$id" 2>"$run/mkdir.err" && { set=$base/$id; break; }
@@ -293,6 +349,7 @@ for _ in 1 2 3; do
 	sleep 1
 done
 [ -n "$set" ] || { bad target "$(text_of "$run/mkdir.err")"; end; }
+sync -- "$base" "${base%/*}" "${base%/*/*}" || { bad target "$set cannot be made durable (fsync)"; end; }
 
 facts=$(sql postgres <<'SQL'
 SELECT pg_is_in_recovery(), current_setting('server_version_num')::int / 10000, current_setting('server_version');
@@ -305,14 +362,6 @@ if ! meant; then
 	rmdir -- "$set"
 	exit 0
 fi
-# What an earlier run left behind that was cut off: with the lock held it does not go on any more.
-sets | while IFS= read -r s; do
-	[ "$s" = "$set" ] || [ -e "$s/manifest.json" ] || [ -e "$s/failed.json" ] || {
-		rm -f -- "$s"/*.partial
-		printf '{"version":1,"id":"%s","began":"'"$(printf '%s' "${s##*/}" | sed 's/^\(....\)\(..\)\(..\)T\(..\)\(..\)\(..\)Z$/\1-\2-\3T\4:\5:\6Z/')"'","ended":"%s","step":"cut off","message":"the run was cut off: killed, or the host went down"}\n' "${s##*/}" "$began" >"$s/failed.json.partial" &&
-			durable "$s/failed.json"
-	}
-done
 
 tool=$(age --version 2>"$run/age.err") || { bad age "it is not installed, or cannot be run: $(text_of "$run/age.err")"; end; }
 pg_dump_version=$("$bin_dir/pg_dump" --version 2>"$run/dump.err") || { bad pg_dump "$bin_dir/pg_dump cannot be run: $(text_of "$run/dump.err")"; end; }
@@ -331,7 +380,7 @@ SQL
 ) || { bad server "$(text_of "$run/psql.err")"; end; }
 
 # For each database its oid, its name in files, and its connection string, in which any byte may be: it is written for printf %b.
-sql postgres -v wanted="$wanted" -v excluded="$excluded" >"$run/databases" <<'SQL' || { bad databases "$(text_of "$run/psql.err")"; end; }
+sql postgres -v wanted="$wanted" -v excluded="$excluded" -v aside="$aside" -v named="$named" >"$run/databases" <<'SQL' || { bad databases "$(text_of "$run/psql.err")"; end; }
 SELECT d.oid, (SELECT string_agg(CASE WHEN chr(b) ~ '[A-Za-z0-9_-]' THEN chr(b) ELSE '%' || upper(lpad(to_hex(b), 2, '0')) END, '' ORDER BY i)
 		FROM (SELECT i, get_byte(convert_to(datname, getdatabaseencoding()), i) AS b FROM generate_series(0, octet_length(convert_to(datname, getdatabaseencoding())) - 1) i) x),
 	(SELECT string_agg('\0' || lpad(CASE WHEN b < 8 THEN b::text ELSE (b / 64)::text || (b / 8 % 8)::text || (b % 8)::text END, 3, '0'), '' ORDER BY i)
@@ -340,6 +389,7 @@ SELECT d.oid, (SELECT string_agg(CASE WHEN chr(b) ~ '[A-Za-z0-9_-]' THEN chr(b) 
 	FROM pg_database d
 	WHERE datallowconn AND datname NOT IN ('template0', 'template1')
 		AND (:'wanted' = '' OR datname ~ :'wanted') AND (:'excluded' = '' OR datname !~ :'excluded')
+		AND (:'aside' = '' OR datname !~ :'aside' OR :'named'::jsonb ? datname)
 	ORDER BY datname COLLATE "C";
 SQL
 missing=$(sql postgres -v names="$named" <<'SQL'
@@ -363,6 +413,5 @@ SELECT jsonb_build_object('version', 1, 'backup', :'backup', 'instance', :'insta
 SQL
 ) || { bad manifest "$(text_of "$run/psql.err")"; end; }
 printf '%s\n' "$manifest" >"$set/manifest.json.partial" && durable "$set/manifest.json" || { bad manifest 'it cannot be written'; end; }
-leave_one_failed
 prune
 note "The backup $id is complete."

@@ -49,6 +49,7 @@ type Config struct {
 
 	Wanted, Excluded []string // regular expressions of databases
 	Named            []string // databases that have to be there
+	Aside            string   // regular expression of databases that Named alone can mean; empty for none
 	Keep             int
 	LockTimeout      time.Duration
 	Compression      string
@@ -99,7 +100,7 @@ func (c Config) Script() (string, error) {
 	for _, v := range []struct{ name, value string }{
 		{"backup", c.Backup}, {"instance", c.Instance}, {"base", c.Base}, {"recipients", c.RecipientsPath()},
 		{"role", c.Role}, {"socket_dir", c.SocketDir}, {"port", strconv.Itoa(c.Port)}, {"bin_dir", c.BinDir},
-		{"wanted", strings.Join(c.Wanted, "|")}, {"excluded", strings.Join(c.Excluded, "|")}, {"named", string(named)},
+		{"wanted", strings.Join(c.Wanted, "|")}, {"excluded", strings.Join(c.Excluded, "|")}, {"named", string(named)}, {"aside", c.Aside},
 		{"keep", strconv.Itoa(c.Keep)}, {"lock_timeout", strconv.FormatInt(c.LockTimeout.Milliseconds(), 10)}, {"compression", c.Compression}, {"check", c.Check},
 		{"on", c.On}, {"place", strconv.Itoa(place)}, {"first", first}, {"second", second},
 	} {
@@ -125,9 +126,30 @@ func Summary(script string) string {
 // quote returns a word of the shell.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
+// CheckAbove returns a command of the shell, for root, that fails and says why on its standard error if somebody else than root could put another folder in
+// the place of dir: each folder above it that there is has to be root's, no symbolic link, and not writable by others unless it is sticky.
+func CheckAbove(dir string) string {
+	return "(d=" + quote(dir) + `
+while [ "$d" != / ]; do
+	d=$(dirname -- "$d")
+	[ ! -L "$d" ] || { echo "$d is a symbolic link, and leads to $(readlink -f -- "$d")" >&2; exit 1; }
+	[ -e "$d" ] || continue
+	case $(stat -c '%u %a' -- "$d") in
+	'0 '[1357]???) ;;
+	'0 '*[2367]? | '0 '*[2367]) echo "$d can be written to by others than root" >&2; exit 1 ;;
+	'0 '*) ;;
+	*) echo "$d belongs to $(stat -c %U -- "$d") and not to root" >&2; exit 1 ;;
+	esac
+done)`
+}
+
 // Service returns the service. What it may do is as little as dumping needs: it writes into the target alone, and speaks to the server over its
 // socket.
 func (c Config) Service() string {
+	families := "AF_UNIX"
+	if c.On == "standby" && len(c.Members) > 1 {
+		families += " AF_INET AF_INET6 AF_NETLINK" // it looks up the members' names (getent), which may be a server's to answer
+	}
 	return fmt.Sprintf(`# %[1]s
 [Unit]
 Description=Backup %[2]s of %[3]s
@@ -163,13 +185,13 @@ ProtectKernelTunables=yes
 ProtectProc=invisible
 LockPersonality=yes
 MemoryDenyWriteExecute=yes
-RestrictAddressFamilies=AF_UNIX
+RestrictAddressFamilies=%[9]s
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
-`, c.Header, c.Backup, c.Instance, c.Server, c.ScriptPath(), c.Role, c.Unit, c.Target)
+`, c.Header, c.Backup, c.Instance, c.Server, c.ScriptPath(), c.Role, c.Unit, c.Target, families)
 }
 
 // Timer returns the timer. A time at which the host was down is made up for.

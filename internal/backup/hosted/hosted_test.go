@@ -38,6 +38,11 @@ func TestScript(t *testing.T) {
 	if timer := c.Timer(); !strings.Contains(timer, "OnCalendar=daily\nRandomizedDelaySec=900s\nPersistent=true\n") {
 		t.Errorf("the timer is %s", timer)
 	}
+	alone := c
+	alone.Members = c.Members[:1]
+	if one, many := alone.Service(), c.Service(); !strings.Contains(one, "RestrictAddressFamilies=AF_UNIX\n") || !strings.Contains(many, "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK\n") {
+		t.Errorf("the service of one that has nobody to ask for is %s\nand in a cluster %s", one, many)
+	}
 	for _, want := range []string{"User=pgfleet_backup\n", "ReadWritePaths=/var/backups/pgfleet\n", "ExecStart=/etc/pgfleet/backup/nightly-15-main.sh\n"} {
 		if !strings.Contains(c.Service(), want) {
 			t.Errorf("the service lacks %q: %s", want, c.Service())

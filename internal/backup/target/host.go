@@ -13,11 +13,12 @@ import (
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/backup"
+	"github.com/pgfleet/pgfleet/internal/backup/hosted"
 	"github.com/pgfleet/pgfleet/transport"
 )
 
 // A Host keeps objects as files in a folder on a host. With root's rights the folder is made with the first
-// object, and one that is not root's own is refused: its owner could lead root elsewhere. With another account's it has to exist.
+// object, and one that is not root's alone, or under a folder that is not, is refused: others could lead root elsewhere. With another account's it has to exist.
 type Host struct {
 	conn transport.Conn
 	host string
@@ -43,9 +44,20 @@ const (
 // script puts the way into the folder in front of a script.
 func (h *Host) script(text string) string {
 	if h.user == "root" {
-		text = fmt.Sprintf("[ \"$(stat -c %%U .)\" = root ] || { echo \"it belongs to $(stat -c %%U .)\" >&2; exit %d; }\n", exitNoFolder) + text
+		text = fmt.Sprintf(`[ "$(stat -c %%U .)" = root ] || { echo "it belongs to $(stat -c %%U .)" >&2; exit %[1]d; }
+case $(stat -c %%a .) in *[2367]? | *[2367]) echo 'others than root can write to it' >&2; exit %[1]d ;; esac
+[ "$(pwd -P)" = %[2]s ] || { echo 'it is a symbolic link' >&2; exit %[1]d; }
+`, exitNoFolder, transport.Quote(h.dir)) + text
 	}
-	return fmt.Sprintf("umask 077\ncd -- %s || exit %d\n", transport.Quote(h.dir), exitNoFolder) + text
+	return h.above() + fmt.Sprintf("umask 077\ncd -- %s || exit %d\n", transport.Quote(h.dir), exitNoFolder) + text
+}
+
+// above returns what looks at the folders above root's.
+func (h *Host) above() string {
+	if h.user != "root" {
+		return ""
+	}
+	return fmt.Sprintf("%s || exit %d\n", hosted.CheckAbove(h.dir), exitNoFolder)
 }
 
 // absent returns what a script begins with that does something else where root's folder is not there.
@@ -94,7 +106,7 @@ func (h *Host) Put(ctx context.Context, name string, r io.Reader) (int64, string
 func (h *Host) put(ctx context.Context, name string, m *measured) error {
 	var digest bytes.Buffer
 	partial, folder := transport.Quote(name+backup.PartialSuffix), transport.Quote(path.Dir(name))
-	err := h.run(ctx, makeFolder(h.dir), fmt.Sprintf("trap %[3]s TERM\nmkdir -p -- %[2]s && cat >%[1]s && sync %[1]s && sha256sum <%[1]s", partial, folder, transport.Quote("rm -f -- "+partial+"; exit 1")), false, m, &digest)
+	err := h.run(ctx, "{\n"+h.above()+makeFolder(h.dir)+"\n}", fmt.Sprintf("trap %[3]s TERM\nmkdir -p -- %[2]s && cat >%[1]s && sync %[1]s && sha256sum <%[1]s", partial, folder, transport.Quote("rm -f -- "+partial+"; exit 1")), false, m, &digest)
 	_, sent, ended := m.whole()
 	if got, _, _ := strings.Cut(digest.String(), " "); err == nil && (got != sent || !ended) {
 		err = errors.New("what the host has written is not what was sent: is its disk all right?")

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -94,6 +95,29 @@ func TestHost(t *testing.T) {
 	}
 	if _, _, err := root.Put(t.Context(), "a/y", strings.NewReader("x")); err == nil || !strings.Contains(err.Error(), "it belongs to") {
 		t.Errorf("somebody else's folder: %v", err)
+	}
+	top := t.TempDir()
+	for _, script := range []string{
+		"mkdir -m 1777 shared", "mkdir -m 1777 sticky && mkdir sticky/own", "mkdir -m 0775 group && mkdir group/own", "mkdir real && ln -s real link && mkdir real/own", "mkdir theirs && mkdir theirs/own && chown 12345 theirs",
+		"ln -s real itself",
+	} {
+		cmd := exec.Command("sh", "-c", "umask 022; cd \"$0\" && "+script+"; chmod 0775 group 2>/dev/null; :", top)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", script, err, out)
+		}
+	}
+	for dir, want := range map[string]string{
+		"shared": "others than root can write to it", "sticky/own": "", "sticky/new": "", "group/own": "group can be written to by others than root", "link/own": "link is a symbolic link, and leads to " + top + "/real",
+		"theirs/own": "theirs belongs to 12345 and not to root", "theirs/new": "theirs belongs to 12345 and not to root", "itself": "it is a symbolic link",
+	} {
+		want = strings.ReplaceAll(want, "12345", "UNKNOWN") // which is what stat(1) calls a user without a name
+		_, _, err := NewHost(c, "pg01", filepath.Join(top, dir), "root").Put(t.Context(), "a/x", strings.NewReader("x"))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", dir, err, want)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(top, "theirs/new")); err == nil {
+		t.Error("a folder was made in somebody else's")
 	}
 }
 
