@@ -364,7 +364,7 @@ func byHand(ca *inventory.CA) error {
 	case ca.Sign.Node != nil:
 		return fmt.Errorf("%s: the CA is that of a program (sign), so its rotation is made there: 1. add the new root to %s, behind the old one, and pgfleet apply; 2. once all clients have it, let the program sign with the new one, and pgfleet certs renew --force; 3. take the old root out, and pgfleet apply. pgfleet certs list shows who issued what", ca.Sign.Pos(), ca.Certificate.Value)
 	case ca.Intermediate.Value != "":
-		return fmt.Errorf("%s: the CA is an intermediate of somebody else's root, so its rotation is made there: 1. if the root changes, add the new one to %s, behind the old one, and pgfleet apply; 2. once all clients have it, put the new intermediate and its key in place, and pgfleet certs renew --force; 3. take the old root out, and pgfleet apply. pgfleet certs list shows who issued what", ca.Intermediate.Pos(), ca.Certificate.Value)
+		return fmt.Errorf("%s: the CA is an intermediate of somebody else's root, so its rotation is made there: 1. if the root changes, add the new one to %s, behind the old one, and pgfleet apply; 2. once all clients have it, put the new intermediate first in %s, keep the old one behind it, let its key be the current version of %s (the old key then is the previous one), and pgfleet apply; 3. once no certificate of the old one is in use, take it and the old root out, and pgfleet apply. pgfleet certs list shows who issued what", ca.Intermediate.Pos(), ca.Certificate.Value, ca.Intermediate.Value, ca.Key.Value)
 	}
 	return nil
 }

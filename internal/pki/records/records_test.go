@@ -79,6 +79,20 @@ func TestAddAndList(t *testing.T) {
 	}
 }
 
+// Names that are long have files of their own, whose names a file system takes.
+func TestLongNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, end := range []string{"a", "b"} {
+		for _, name := range []string{strings.Repeat(" ", 62) + end, strings.Repeat(" ", 100) + end} {
+			file := Name(name) + "-" + strings.Repeat("f", 40) + extension
+			if seen[file] || len(file) > 255 {
+				t.Errorf("%q has the file %s, of %d bytes", name, file, len(file))
+			}
+			seen[file] = true
+		}
+	}
+}
+
 func TestForeignFiles(t *testing.T) {
 	f := Open(t.TempDir())
 	cert, ca := certificate(t, "app")
