@@ -183,8 +183,7 @@ func (a *Authority) first() *x509.Certificate {
 // file than this one.
 func (a *Authority) NewerCA(trusted []*x509.Certificate) *x509.Certificate {
 	for _, c := range trusted {
-		here := slices.ContainsFunc(a.CAs(), func(o *x509.Certificate) bool { return pki.KeyOf(o) == pki.KeyOf(c) })
-		if !here && c.NotBefore.After(a.first().NotBefore) {
+		if !slices.ContainsFunc(a.CAs(), c.Equal) && c.NotBefore.After(a.first().NotBefore) {
 			return c
 		}
 	}
@@ -203,13 +202,13 @@ func (a *Authority) NewerSigner(l pki.Leaf) string {
 			return c.Subject.CommonName
 		}
 	}
-	return a.laterName(l.IssuerName())
+	return a.laterName(l.IssuerName(), l.NotBefore)
 }
 
-// laterName returns the name if rotate-ca gives such a one to a CA that follows on the
-// one that signs here.
-func (a *Authority) laterName(name string) string {
-	if pki.LaterName(name, a.first().Subject.CommonName) {
+// laterName returns the name of who signed something, if rotate-ca gives such a one to a
+// CA that follows on the one that signs here, which was made before that was signed.
+func (a *Authority) laterName(name string, signed time.Time) string {
+	if pki.LaterName(name, a.first().Subject.CommonName) && signed.After(pki.Made(a.first())) {
 		return name
 	}
 	return ""
@@ -221,7 +220,7 @@ func (a *Authority) newerLists(lists []pki.CRL, host string) error {
 		if slices.ContainsFunc(a.CAs(), c.SignedBy) || a.takesBack {
 			continue
 		}
-		if name := a.laterName(strings.TrimPrefix(c.Issuer, "CN=")); name != "" {
+		if name := a.laterName(strings.TrimPrefix(c.Issuer, "CN="), c.ThisUpdate); name != "" {
 			return a.Outdated(host, name)
 		}
 	}

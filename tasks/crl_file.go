@@ -175,7 +175,8 @@ func (t *CRLFile) Plan(in inventory.Instance, s *State) (Outcome, error) {
 			}
 		}
 	}
-	if signed+len(t.with) == 0 && len(lists) == 0 {
+	known := func(c pki.CRL) bool { return slices.ContainsFunc(t.ca.CAs(), c.SignedBy) }
+	if signed+len(t.with) == 0 && !slices.ContainsFunc(lists, known) {
 		return out, fmt.Errorf("there is no list to write: the CA %s has expired on %s: pgfleet certs rotate-ca goes over to a new one", t.ca.Bundle[0].Subject.CommonName, t.ca.Bundle[0].NotAfter.Format(time.DateOnly))
 	}
 	for _, g := range t.with {
@@ -184,7 +185,7 @@ func (t *CRLFile) Plan(in inventory.Instance, s *State) (Outcome, error) {
 			reasons = append(reasons, fmt.Sprintf("the list of %s is not that of %s", g.list.Issuer, g.file.Value))
 		}
 	}
-	if slices.ContainsFunc(lists, func(c pki.CRL) bool { return !slices.ContainsFunc(t.ca.CAs(), c.SignedBy) }) {
+	if slices.ContainsFunc(lists, func(c pki.CRL) bool { return !known(c) }) {
 		reasons = append(reasons, "there are lists of CAs that are not trusted any more")
 	}
 	if found.Exists && (found.Owner != a.Owner || found.Mode.Perm() != a.Mode) {

@@ -352,6 +352,34 @@ func TestCRLFileWithAnExpiredList(t *testing.T) {
 	}
 }
 
+// Of a CA that has expired no list is due, and none is made; the one that is there stays.
+func TestCRLFileOfAnExpiredCA(t *testing.T) {
+	ca, err := pki.NewCA(pki.CAOptions{CommonName: "CA one", Now: longAgo, Validity: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := desk{"ca.pem": string(ca.CertificatePEM())}
+	there := map[string]string{"root.crl": listOf(t, ca, longAgo, time.Minute)}
+	if got := intents(d.plan(t, d.world(t, there, false), crlFile, Options{})); len(got) != 0 {
+		t.Errorf("due are %q", got)
+	}
+	in, bound, errs := d.expandAt(t, usual, crlFile, Options{})
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	for _, files := range []map[string]string{nil, {"root.crl": listOf(t, newAuthority(t, "CA three"), now, 0)}} {
+		if _, err := PlanInstance(in, NewState(in, d.world(t, files, false), nil), bound); err == nil || !strings.Contains(err.Error(), "the CA CA one has expired on 2026-01-01: pgfleet certs rotate-ca") {
+			t.Errorf("without a list of it: %v", err)
+		}
+	}
+	d["ca.pem"] += string(newAuthority(t, "CA two").CertificatePEM())
+	p := d.plan(t, d.world(t, there, false), crlFile, Options{})
+	a := p.Steps[0].Changes[0].Action.(WriteRevocationLists)
+	if len(a.Lists) != 2 || !a.Lists[0].Expired || a.Lists[1].Expired {
+		t.Errorf("%+v", a.Lists)
+	}
+}
+
 // Renewal that is asked for is due for the certificate that is found first, and not
 // for the one that takes its place.
 func TestRenewCertificates(t *testing.T) {

@@ -34,9 +34,14 @@ func TestOlderThanWhatWasRolledOut(t *testing.T) {
 		"a newer certificate":   {certificate(""), "pg01 has a newer CA, prod CA 2026-2", nil, next},
 		"an earlier one":        {certificate(""), "", nil, earlier},
 		"one of somebody else":  {certificate(""), "", nil, made("snakeoil 2027", now)},
+		"one of before here":    {certificate(""), "", nil, next},
 		"one of the CA of here": {certificate(""), "", nil, here},
 	} {
 		for _, takesBack := range []bool{false, true} {
+			d := d
+			if name == "one of before here" { // a CA that was lost, and made anew under its first name
+				d = desk{"ca.pem": string(made("prod CA 2026", now).CertificatePEM())}
+			}
 			w := d.world(t, test.files, false)
 			if test.leaf != nil {
 				w[facts.CertificateFile{Path: conf + "/server.pem"}] = facts.Answer{Value: facts.CertificateFileInfo{

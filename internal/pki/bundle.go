@@ -15,7 +15,7 @@ import (
 // clients as it is, with the text between them.
 func ParseBundle(pemBytes []byte) ([]*x509.Certificate, error) {
 	for _, secret := range []string{"PRIVATE KEY", "AGE-SECRET-KEY-"} {
-		if bytes.Contains(bytes.ToUpper(pemBytes), []byte(secret)) {
+		if bytes.Contains(pemBytes, []byte(secret)) {
 			return nil, errors.New("it holds a private key; keep that in a secret store, because this file is copied to servers and clients")
 		}
 	}

@@ -168,6 +168,8 @@ func TestParseBundle(t *testing.T) {
 		"is in it twice":               join(a.CertificatePEM(), b.CertificatePEM(), a.CertificatePEM()),
 		"CA:FALSE":                     join(a.CertificatePEM(), leaf),
 		"a private key":                join(a.CertificatePEM(), key.Expose()),
+		"it holds a private key":       join(a.CertificatePEM(), []byte("-----BEGIN DSA PRIVATE KEY-----\n")),
+		"holds a private key; keep":    join([]byte("# AGE-SECRET-KEY-1QQQ\n"), a.CertificatePEM()),
 	} {
 		if _, err := ParseBundle(text); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "PRIVATE KEY-----") {
 			t.Errorf("%s: %v", want, err)
