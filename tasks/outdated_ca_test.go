@@ -61,3 +61,19 @@ func TestOlderThanWhatWasRolledOut(t *testing.T) {
 		}
 	}
 }
+
+// A first name that is longer than a common name may be is none.
+func TestLongFirstName(t *testing.T) {
+	ca := newAuthority(t, "CA one")
+	d := desk{"ca.pem": string(ca.CertificatePEM())}
+	long := strings.Repeat("a", 60) + ".example.org"
+	for names, want := range map[string]string{`"` + long + `"`: "", `"` + long + `", "db"`: "db"} {
+		w := d.world(t, nil, false)
+		w[facts.CertificateFile{Path: conf + "/server.pem"}] = facts.Answer{Value: facts.CertificateFileInfo{File: facts.FileInfo{Path: conf + "/server.pem"}}}
+		w[facts.Certificate{Port: 5432, Addresses: "127.0.0.1,::1,10.77.0.11"}] = facts.Answer{Value: facts.Served{}}
+		p := d.plan(t, w, certificate("names = ["+names+"]"), Options{})
+		if a := p.Steps[0].Changes[0].Action.(IssueCertificate); a.CommonName != want {
+			t.Errorf("%s: the common name is %q, want %q", names, a.CommonName, want)
+		}
+	}
+}
