@@ -113,8 +113,11 @@ func (t *CRLFile) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	if err != nil {
 		return out, err
 	}
-	if found.Exists && !found.Regular {
+	switch {
+	case found.Exists && !found.Regular:
 		return out, fmt.Errorf("%s is not a regular file", file)
+	case found.TooLarge: // what it holds has to stay in it
+		return out, fmt.Errorf("%s is too large to be read, with %d bytes", file, found.Size)
 	}
 	if found.Changed.Equal(foreseen) {
 		return out, nil // an earlier task writes it
@@ -138,8 +141,10 @@ func (t *CRLFile) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	switch {
 	case !found.Exists:
 		reasons = append(reasons, "there is none")
-	case err != nil:
+	case err != nil && len(lists) == 0:
 		reasons = append(reasons, "the file holds no list")
+	case err != nil:
+		reasons = append(reasons, fmt.Sprintf("not all of it can be read as lists: %v", err))
 	}
 	if err := t.ca.newerLists(lists, string(in.ID())); err != nil {
 		return out, err

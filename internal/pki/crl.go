@@ -105,23 +105,26 @@ func (c CRL) Equal(other CRL) bool { return bytes.Equal(c.list.Raw, other.list.R
 func (c CRL) Left(now time.Time) time.Duration { return c.NextUpdate.Sub(now) }
 
 // InspectCRL returns the facts of the revocation lists in a PEM file, in its order.
-// It is an error if there is none.
+// It is an error if there is none, and if one cannot be read; the others are returned all
+// the same.
 func InspectCRL(pemBytes []byte) ([]CRL, error) {
 	var lists []CRL
+	var errs []error
 	for {
 		var block *pem.Block
 		block, pemBytes = pem.Decode(pemBytes)
 		switch {
-		case block == nil && len(lists) == 0:
+		case block == nil && len(lists)+len(errs) == 0:
 			return nil, errors.New("there is no PEM block of the type X509 CRL")
 		case block == nil:
-			return lists, nil
+			return lists, errors.Join(errs...)
 		case block.Type != blockCRL:
 			continue
 		}
 		list, err := x509.ParseRevocationList(block.Bytes)
 		if err != nil {
-			return nil, err
+			errs = append(errs, err)
+			continue
 		}
 		c := CRL{Issuer: list.Issuer.String(), Number: list.Number, ThisUpdate: list.ThisUpdate.UTC(), NextUpdate: list.NextUpdate.UTC(), list: list}
 		for _, e := range list.RevokedCertificateEntries {

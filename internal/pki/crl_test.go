@@ -142,6 +142,10 @@ func TestRevocationList(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+	broken := append(pem.EncodeToMemory(&pem.Block{Type: blockCRL, Bytes: []byte("x")}), text...)
+	if lists, err := InspectCRL(broken); err == nil || len(lists) != 1 {
+		t.Errorf("beside one that is broken: %d lists, %v", len(lists), err)
+	}
 	if _, err := InspectCRL(ca.CertificatePEM()); err == nil {
 		t.Error("a certificate is taken for a list")
 	}
