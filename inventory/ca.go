@@ -6,7 +6,7 @@ import "time"
 type CA struct {
 	Certificate  Positioned[string]  `toml:"certificate" required:"true" doc:"What is trusted, a PEM file beside this one. The first certificate in it signs; further ones are only trusted, while the CA changes."`
 	Key          Positioned[string]  `toml:"key" doc:"Where the signing key is: a secret such as \"age:ca#key\"."`
-	Intermediate Positioned[string]  `toml:"intermediate" doc:"The certificate that signs, where that is not the root in certificate, and after it those between the two: a PEM file beside this one. key is the key of its first certificate."`
+	Intermediate Positioned[string]  `toml:"intermediate" doc:"The certificate that signs, where that is not the root in certificate, and after it those between the two, and earlier ones whose certificates are in use still: a PEM file beside this one. key is the key of its first certificate."`
 	Sign         Positioned[Strings] `toml:"sign" doc:"Instead of key, a program that signs requests, and its arguments, as a list; with a slash it is a path, seen from this file's folder."`
 	Timeout      time.Duration       `toml:"timeout" doc:"How long that program may take; 30s by default."`
 	Lifetime     Positioned[Age]     `toml:"lifetime" doc:"How long certificates are valid, such as \"90d\", the default. They are renewed when a third of it is left."`

@@ -3,6 +3,7 @@ package tasks
 import (
 	"fmt"
 	"io/fs"
+	"math/big"
 	"net/netip"
 	"time"
 
@@ -69,6 +70,14 @@ type RevocationList struct {
 	Name    string
 	Key     secrets.Ref
 	Revoked []pki.Revocation
+	// Restored are serial numbers whose revocation was taken back. What the list on the
+	// host holds beyond both stays in it.
+	Restored []*big.Int
+	// Expired: the CA's time is over, so that nothing is signed, and what the host has stays.
+	Expired bool
+	// Older: an intermediate that another one has followed. If there is no key of it any
+	// more, the host's list stays as long as it is valid.
+	Older bool
 }
 
 // SetPackages installs or removes packages by the host's package manager.

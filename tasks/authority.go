@@ -3,9 +3,11 @@ package tasks
 import (
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/pki"
@@ -24,6 +26,8 @@ type Authority struct {
 	Signing   *x509.Certificate    // whose key signs; nil where a program does
 	Chain     []*x509.Certificate  // those of [ca].intermediate, in its order
 	Revoked   []records.Revocation // all that revoked.toml says
+
+	takesBack bool // see Options.TakeBackCA
 }
 
 // An Issuer says how the fleet's CA has a request signed.
@@ -121,20 +125,115 @@ func (a *Authority) CAs() []*x509.Certificate {
 func (a *Authority) IsRevoked(l pki.Leaf) bool {
 	signers := slices.DeleteFunc(append(a.CAs(), l.After()...), func(c *x509.Certificate) bool { return !l.SignedBy(c) })
 	return slices.ContainsFunc(a.Revoked, func(r records.Revocation) bool {
-		return r.Serial == l.Serial && slices.ContainsFunc(signers, func(c *x509.Certificate) bool { return r.Issuer == records.Issuer(c) })
+		return !r.Restored() && r.Serial == l.Serial && slices.ContainsFunc(signers, func(c *x509.Certificate) bool { return r.Issuer == records.Issuer(c) })
 	})
 }
 
-// RevokedOf returns what is revoked of a CA's certificates, for its list.
-func (a *Authority) RevokedOf(ca *x509.Certificate) []pki.Revocation {
-	var list []pki.Revocation
+// WantCRL returns what the list of a CA is to hold.
+func (a *Authority) WantCRL(ca *x509.Certificate, now time.Time) pki.WantCRL {
+	want := pki.WantCRL{CA: ca, Now: now}
 	issuer := records.Issuer(ca)
 	for _, r := range a.Revoked {
-		if r.Issuer == issuer {
-			list = append(list, pki.Revocation{Serial: r.Number(), At: r.At, Reason: r.ReasonCode()})
+		switch {
+		case r.Issuer != issuer:
+		case r.Restored():
+			want.Restored = append(want.Restored, r.Number())
+		default:
+			want.Revoked = append(want.Revoked, pki.Revocation{Serial: r.Number(), At: r.At, Reason: r.ReasonCode()})
 		}
 	}
-	return list
+	return want
+}
+
+// older reports whether a CA is an intermediate that another one has followed: it
+// stands behind the one that signs, and is not above it.
+func (a *Authority) older(ca *x509.Certificate) bool {
+	return slices.ContainsFunc(a.Chain, ca.Equal) && !slices.ContainsFunc(pki.Linked(a.Chain), ca.Equal) && !slices.ContainsFunc(a.Bundle, ca.Equal)
+}
+
+// Signers are the CA that signs and those above it, a root included; none where a program
+// signs, which knows what it may sign.
+func (a *Authority) Signers() []*x509.Certificate {
+	if a.Signing == nil {
+		return nil
+	}
+	all := []*x509.Certificate{a.Signing}
+	if len(a.Chain) > 0 {
+		all = pki.Linked(a.Chain)
+	}
+	last := all[len(all)-1]
+	for _, root := range a.Bundle {
+		if !slices.ContainsFunc(all, root.Equal) && last.CheckSignatureFrom(root) == nil {
+			return append(slices.Clone(all), root)
+		}
+	}
+	return all
+}
+
+// first is the CA that signs here, or with a program the first that is trusted.
+func (a *Authority) first() *x509.Certificate {
+	if a.Signing != nil {
+		return a.Signing
+	}
+	return a.Bundle[0]
+}
+
+// NewerCA returns a CA among those that a host trusts which is not here and is newer than
+// the one that signs here; nil if there is none. Whoever has brought it there had a newer
+// file than this one.
+func (a *Authority) NewerCA(trusted []*x509.Certificate) *x509.Certificate {
+	for _, c := range trusted {
+		if !slices.ContainsFunc(a.CAs(), c.Equal) && c.NotBefore.After(a.first().NotBefore) {
+			return c
+		}
+	}
+	return nil
+}
+
+// NewerSigner returns the name of who signed a certificate on a host, if that is a CA
+// which is not here and follows on the one that signs here; "" otherwise. A root is not
+// in the file, so that it is known by its name alone, which says when it was made.
+func (a *Authority) NewerSigner(l pki.Leaf) string {
+	if slices.ContainsFunc(a.CAs(), l.SignedBy) {
+		return ""
+	}
+	for _, c := range l.After() {
+		if l.SignedBy(c) && a.NewerCA([]*x509.Certificate{c}) != nil && pki.CheckChain(append([]*x509.Certificate{c}, pki.WithoutCA(l.After(), c)...), a.Bundle) == nil {
+			return c.Subject.CommonName
+		}
+	}
+	return a.laterName(l.IssuerName(), l.NotBefore)
+}
+
+// laterName returns the name of who signed something, if rotate-ca gives such a one to a
+// CA that follows on the one that signs here, which was made before that was signed.
+func (a *Authority) laterName(name string, signed time.Time) string {
+	if pki.LaterName(name, a.first().Subject.CommonName) && signed.After(pki.Made(a.first())) {
+		return name
+	}
+	return ""
+}
+
+// newerLists is an error if there is a list of a CA that is not here and is newer.
+func (a *Authority) newerLists(lists []pki.CRL, host string) error {
+	for _, c := range lists {
+		if slices.ContainsFunc(a.CAs(), c.SignedBy) || a.takesBack {
+			continue
+		}
+		if name := a.laterName(strings.TrimPrefix(c.Issuer, "CN="), c.ThisUpdate); name != "" {
+			return a.Outdated(host, name)
+		}
+	}
+	return nil
+}
+
+// Outdated says that a host has something of a newer CA than there is here.
+func (a *Authority) Outdated(host, name string) error {
+	file := a.Certificate.Value
+	if a.Intermediate.Value != "" {
+		file += " or " + a.Intermediate.Value
+	}
+	return fmt.Errorf("%s has a newer CA, %s: %s here is older than what was rolled out: pull the newest (if that CA was taken out on purpose, pgfleet certs rotate-ca --abort takes it from the hosts)", host, name, file)
 }
 
 // roots are what a chain in a file has to lead to; nil where the certificate that

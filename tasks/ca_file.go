@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pgfleet/pgfleet/internal/facts"
+	"github.com/pgfleet/pgfleet/internal/pki"
 	"github.com/pgfleet/pgfleet/inventory"
 )
 
@@ -52,6 +53,12 @@ func (t *CAFile) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	}
 	if err := noPlaceholder(t.fleet.CA.Certificate.Value, string(t.ca.BundlePEM)); err != nil {
 		return out, err
+	}
+	// What cannot be read as certificates trusts nobody.
+	if trusted, _ := pki.ParseBundle(found.Content); !t.ca.takesBack {
+		if c := t.ca.NewerCA(trusted); c != nil {
+			return out, t.ca.Outdated(string(in.ID()), c.Subject.CommonName)
+		}
 	}
 	owner := s.ownerOf(file, t.Owner)
 	out.Changes = writeFile(s, found, WriteFile{Path: file, Content: string(t.ca.BundlePEM), Owner: owner, Group: owner, Mode: keepMode(found, 0o644)}, part)

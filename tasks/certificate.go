@@ -25,7 +25,7 @@ type Certificate struct {
 	Common
 	File      inventory.Positioned[string]        `toml:"file" required:"true" doc:"Where key and certificate go, in one PEM file; relative to the folder of postgresql.conf."`
 	Names     []inventory.Positioned[string]      `toml:"names" doc:"DNS names that clients connect to; the host's name by default, and none for a client."`
-	Addresses []inventory.Positioned[string]      `toml:"addresses" doc:"IP addresses that clients connect to; the host's address by default, and none for a client."`
+	Addresses []inventory.Positioned[string]      `toml:"addresses" doc:"IP addresses that clients connect to; the host's address by default, and none for a client or with []."`
 	Lifetime  inventory.Positioned[inventory.Age] `toml:"lifetime" doc:"How long it is valid, such as \"90d\"; [ca].lifetime by default. It is renewed when a third is left."`
 	Usage     string                              `toml:"usage" enum:"server,client" doc:"What it is for: a server, the default, or a client of PostgreSQL that runs on the host."`
 	Role      inventory.Positioned[string]        `toml:"role" doc:"For a client, the role that it logs in as: the certificate's common name, which the method cert of pg_hba.conf compares with it."`
@@ -66,6 +66,7 @@ func (t *Certificate) Check(in inventory.Instance) inventory.Errors {
 	}
 	if t.client() {
 		t.checkClient(&errs)
+		t.checkNames(&errs)
 		return errs
 	}
 	for _, key := range []string{"role", "owner"} {
@@ -77,13 +78,44 @@ func (t *Certificate) Check(in inventory.Instance) inventory.Errors {
 		t.names = []string{in.Host.Name}
 	}
 	if addr, err := netip.ParseAddr(in.Host.Address); err == nil {
-		if len(t.Addresses) == 0 {
+		if !t.given("addresses") {
 			t.addresses = []netip.Addr{addr}
 		}
 	} else if !slices.Contains(t.names, in.Host.Address) && len(t.Names) == 0 {
 		t.names = append(t.names, in.Host.Address)
 	}
+	t.checkNames(&errs)
 	return errs
+}
+
+// checkNames finds names that no certificate can hold, and those that the CA's name
+// constraints do not permit: what it signed for them would be refused by clients.
+func (t *Certificate) checkNames(errs *inventory.Errors) {
+	signers := t.ca.Signers()
+	bad := func(key string, given []inventory.Positioned[string], i int, err error) {
+		switch {
+		case err == nil:
+		case len(given) > 0:
+			errs.Add(given[i].Pos(), "%s: %v", key, err)
+		case key == "addresses":
+			errs.Add(t.at("file"), "addresses: the host's is taken, as none are given: %v; for a certificate without one say addresses = []", err)
+		default:
+			errs.Add(t.at("file"), "names: the host's is taken, as none are given: %v", err)
+		}
+	}
+	for i, name := range t.names {
+		bad("names", t.Names, i, pki.CheckName(name, signers))
+	}
+	for i, addr := range t.addresses {
+		if len(t.addresses) == len(t.Addresses) || len(t.Addresses) == 0 { // or one of them was no address
+			bad("addresses", t.Addresses, i, pki.CheckAddress(addr, signers))
+		}
+	}
+	if t.client() && len(t.names) == 0 {
+		if err := pki.CheckCommonName(t.Role.Value, signers); err != nil {
+			errs.Add(t.Role.Pos(), "role: %v", err)
+		}
+	}
 }
 
 // checkClient checks the keys of a client's certificate.
@@ -123,7 +155,7 @@ func (t *Certificate) commonName() string {
 	if t.client() {
 		return t.Role.Value
 	}
-	return t.names[0]
+	return pki.FirstCommonName(t.names)
 }
 
 func (t *Certificate) path(s *State) string { return s.inConfDir(t.File.Value) }
@@ -148,6 +180,11 @@ func (t *Certificate) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	}
 	if will {
 		return out, nil
+	}
+	if leaf, err := pki.Inspect(info.Certificates); err == nil && !t.ca.takesBack {
+		if name := t.ca.NewerSigner(leaf); name != "" {
+			return out, t.ca.Outdated(string(in.ID()), name)
+		}
 	}
 	reasons := t.due(s, info)
 	if len(reasons) > 0 {

@@ -5,12 +5,14 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/pgfleet/pgfleet/internal/facts"
 	"github.com/pgfleet/pgfleet/internal/pki"
+	"github.com/pgfleet/pgfleet/internal/pki/records"
 	"github.com/pgfleet/pgfleet/inventory"
 )
 
@@ -82,7 +84,7 @@ func (t *CRLFile) Check(inventory.Instance) inventory.Errors {
 		case t.hasList(ca):
 		case t.ca.Signing == nil:
 			errs.Add(t.File.Pos(), "crl_file: the key of %q is with the program that signs, and so a list of it has to come from there: name its file in with", ca.Subject)
-		case len(t.ca.Chain) > 0 && !ca.Equal(t.ca.Signing):
+		case len(t.ca.Chain) > 0 && !ca.Equal(t.ca.Signing) && !t.ca.older(ca):
 			errs.Add(t.File.Pos(), "crl_file: OpenSSL wants a list of %q too, whose key is not here, and without it refuses every client certificate: name its file in with, such as with = [\"root.crl\"]", ca.Subject)
 		}
 	}
@@ -111,8 +113,11 @@ func (t *CRLFile) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	if err != nil {
 		return out, err
 	}
-	if found.Exists && !found.Regular {
+	switch {
+	case found.Exists && !found.Regular:
 		return out, fmt.Errorf("%s is not a regular file", file)
+	case found.TooLarge: // what it holds has to stay in it
+		return out, fmt.Errorf("%s is too large to be read, with %d bytes", file, found.Size)
 	}
 	if found.Changed.Equal(foreseen) {
 		return out, nil // an earlier task writes it
@@ -136,21 +141,48 @@ func (t *CRLFile) Plan(in inventory.Instance, s *State) (Outcome, error) {
 	switch {
 	case !found.Exists:
 		reasons = append(reasons, "there is none")
-	case err != nil:
+	case err != nil && len(lists) == 0:
 		reasons = append(reasons, "the file holds no list")
+	case err != nil:
+		reasons = append(reasons, fmt.Sprintf("not all of it can be read as lists: %v", err))
 	}
+	if err := t.ca.newerLists(lists, string(in.ID())); err != nil {
+		return out, err
+	}
+	signed := 0
 	for _, ca := range t.ca.CAs() {
-		if t.hasList(ca) || now.After(ca.NotAfter) { // whose certificates are refused anyway
+		if t.hasList(ca) {
 			continue
 		}
-		revoked := t.ca.RevokedOf(ca)
-		a.Lists = append(a.Lists, RevocationList{CA: t.certificates(ca), Name: ca.Subject.CommonName, Key: t.ca.Issuer.Key, Revoked: revoked})
-		names = append(names, ca.Subject.CommonName)
-		if len(lists) > 0 {
-			for _, r := range pki.JudgeCRL(lists, pki.WantCRL{CA: ca, Revoked: revoked, Now: now}) {
+		want, name := t.ca.WantCRL(ca, now), ca.Subject.CommonName
+		l := RevocationList{
+			CA: t.certificates(ca), Name: name, Key: t.ca.Issuer.Key, Revoked: want.Revoked, Restored: want.Restored,
+			Expired: !now.Before(ca.NotAfter), Older: t.ca.older(ca),
+		}
+		a.Lists = append(a.Lists, l)
+		for _, r := range pki.KeepRevoked(lists, want) {
+			serial := r.Serial.Text(16)
+			out.Warnings = append(out.Warnings, fmt.Sprintf("%s: the certificate of %s with the serial number %s is revoked there and not in %s: pull the newest, or pgfleet certs revoke %s writes it down",
+				in.ID(), name, serial, path.Join(t.fleet.CA.Records, records.RevokedFile), serial))
+		}
+		names = append(names, name)
+		if l.Expired {
+			continue // its certificates are refused anyway
+		}
+		signed++
+		if len(lists) == 0 {
+			continue
+		}
+		for _, r := range pki.JudgeCRL(lists, want) {
+			// It is signed anew whenever the others are, as long as there is a key.
+			if !l.Older || r.Code != pki.Expiring {
 				reasons = append(reasons, r.Text)
 			}
 		}
+	}
+	known := func(c pki.CRL) bool { return slices.ContainsFunc(t.ca.CAs(), c.SignedBy) }
+	if signed+len(t.with) == 0 && !slices.ContainsFunc(lists, known) {
+		return out, fmt.Errorf("there is no list to write: the CA %s has expired on %s: pgfleet certs rotate-ca goes over to a new one", t.ca.Bundle[0].Subject.CommonName, t.ca.Bundle[0].NotAfter.Format(time.DateOnly))
 	}
 	for _, g := range t.with {
 		names = append(names, g.list.Issuer)
@@ -158,7 +190,7 @@ func (t *CRLFile) Plan(in inventory.Instance, s *State) (Outcome, error) {
 			reasons = append(reasons, fmt.Sprintf("the list of %s is not that of %s", g.list.Issuer, g.file.Value))
 		}
 	}
-	if len(lists) > len(names) {
+	if slices.ContainsFunc(lists, func(c pki.CRL) bool { return !known(c) }) {
 		reasons = append(reasons, "there are lists of CAs that are not trusted any more")
 	}
 	if found.Exists && (found.Owner != a.Owner || found.Mode.Perm() != a.Mode) {

@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
 	"io/fs"
@@ -137,6 +138,7 @@ func TestCAFileAndCRLFile(t *testing.T) {
 		running bool
 		serves  []*pki.CA
 		want    []string
+		warns   string
 	}{
 		"nothing is there": {desk: desk{"ca.pem": bundle}, want: []string{"create " + conf + "/root.pem", "write the revocation lists of CA one into " + conf + "/root.crl (there is none)", "reload"}},
 		"fine":             {desk: desk{"ca.pem": bundle}, files: map[string]string{"root.pem": bundle, "root.crl": fresh}, running: true, serves: []*pki.CA{ca}},
@@ -155,6 +157,15 @@ func TestCAFileAndCRLFile(t *testing.T) {
 		},
 		"revoked and listed": {
 			desk: desk{"ca.pem": bundle, "certs/revoked.toml": entry}, files: map[string]string{"root.pem": bundle, "root.crl": listOf(t, ca, now, 10*24*time.Hour, revoked)},
+		},
+		"listed, and revoked by somebody else": {
+			desk: desk{"ca.pem": bundle}, files: map[string]string{"root.pem": bundle, "root.crl": listOf(t, ca, now, 10*24*time.Hour, revoked)},
+			warns: "pg01: the certificate of CA one with the serial number badcafe is revoked there and not in certs/revoked.toml: pull the newest, or pgfleet certs revoke badcafe writes it down",
+		},
+		"taken back": {
+			desk:  desk{"ca.pem": bundle, "certs/revoked.toml": entry + "reason = \"removeFromCRL\"\n"},
+			files: map[string]string{"root.pem": bundle, "root.crl": listOf(t, ca, now, 10*24*time.Hour, revoked)},
+			want:  []string{"badcafe is in the list of CA one, and its revocation was taken back", "reload"},
 		},
 		"a second CA": {
 			desk: desk{"ca.pem": bundle + string(other.CertificatePEM())}, files: map[string]string{"root.pem": bundle, "root.crl": fresh},
@@ -179,6 +190,9 @@ func TestCAFileAndCRLFile(t *testing.T) {
 				if !strings.Contains(got[i], test.want[i]) {
 					t.Errorf("due is %q, want %q", got[i], test.want[i])
 				}
+			}
+			if warned := fmt.Sprint(p.Warnings); test.warns != "" && !strings.Contains(warned, test.warns) || test.warns == "" && strings.Contains(warned, "certs revoke") {
+				t.Errorf("warned: %s", warned)
 			}
 			if len(p.Steps) > 1 {
 				t.Errorf("%d steps", len(p.Steps))
@@ -219,25 +233,44 @@ func TestCRLFileMistakes(t *testing.T) {
 		"ca.pem": string(root.CertificatePEM()), "two.pem": string(root.CertificatePEM()) + string(other.CertificatePEM()), "i.pem": string(other.CertificatePEM()),
 		"root.crl": listOf(t, root, now, 0), "other.crl": listOf(t, other, now, 0), "key.pem": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
 	}
+	permits, err := pki.NewCA(pki.CAOptions{CommonName: "permits", Now: longAgo, PermittedDomains: []string{"example.org"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d["permits.pem"] = string(permits.CertificatePEM())
+	d["two-intermediates.pem"] = intermediate(t, root, "issuing 2") + intermediate(t, root, "issuing 1")
+	named := "certificate = \"permits.pem\"\nkey = \"age:ca#key\""
+	below := usual + "\nintermediate = \"two-intermediates.pem\""
+	client := "usage = \"client\"\nowner = \"app\"\n"
 	program := "certificate = \"two.pem\"\nsign = [\"./sign\"]"
 	for text, want := range map[string]string{
-		program + "|" + crlFile:                                                          `file: the key of "CN=root" is with the program`,
-		program + "|" + crlFile + `with = ["root.crl"]`:                                  `the key of "CN=other" is with the program`,
-		program + "|" + crlFile + `with = ["root.crl", "other.crl"]`:                     "",
-		usual + "|" + crlFile + `with = ["other.crl"]`:                                   "with: other.crl is the list of CN=other, which is not among the certificates of [ca]",
-		usual + "|" + crlFile + `with = ["gone.crl"]`:                                    "with: file does not exist",
-		usual + "|" + crlFile + `with = ["ca.pem"]`:                                      "with: ca.pem: there is no PEM block",
-		usual + "\nintermediate = \"i.pem\"|" + crlFile:                                  `intermediate: i.pem: "CN=other" was signed by "CN=other", which is not among`,
-		"certificate = \"key.pem\"\nkey = \"age:ca#key\"|" + caFile:                      "certificate: key.pem: it holds a private key",
-		"certificate = \"gone.pem\"\nkey = \"age:ca#key\"|" + caFile:                     `certificate: file does not exist; "pgfleet certs init" makes a CA`,
-		"certificate = \"ca.pem\"\nkey = \"nothing\"|" + caFile:                          `key: secret "nothing": no store is named`,
-		usual + "|" + certificate(`usage = "client"`):                                    "needs role",
-		usual + "|" + certificate(`usage = "client"`+"\nrole = \"app\""):                 "needs owner",
-		usual + "|" + certificate("usage = \"client\"\nrole = \"app\"\nowner = \"app\""): "want an absolute path",
-		usual + "|" + certificate(`role = "app"`):                                        `role: it is for usage = "client"`,
-		usual + "|" + certificate(`lifetime = "1s"`):                                     "lifetime: want between 1m0s and 825d, found 1s",
-		usual + "|" + caFile + strings.Replace(crlFile, "root.crl", "root.pem", 1):       "is about the file root.pem as well",
-		usual + "|" + certificate(`days = 90`):                                           `unknown key "days"`,
+		program + "|" + crlFile:                                                                               `file: the key of "CN=root" is with the program`,
+		program + "|" + crlFile + `with = ["root.crl"]`:                                                       `the key of "CN=other" is with the program`,
+		program + "|" + crlFile + `with = ["root.crl", "other.crl"]`:                                          "",
+		usual + "|" + crlFile + `with = ["other.crl"]`:                                                        "with: other.crl is the list of CN=other, which is not among the certificates of [ca]",
+		usual + "|" + crlFile + `with = ["gone.crl"]`:                                                         "with: file does not exist",
+		usual + "|" + crlFile + `with = ["ca.pem"]`:                                                           "with: ca.pem: there is no PEM block",
+		usual + "\nintermediate = \"i.pem\"|" + crlFile:                                                       `intermediate: i.pem: "CN=other" was signed by "CN=other", which is not among`,
+		"certificate = \"key.pem\"\nkey = \"age:ca#key\"|" + caFile:                                           "certificate: key.pem: it holds a private key",
+		"certificate = \"gone.pem\"\nkey = \"age:ca#key\"|" + caFile:                                          `certificate: file does not exist; "pgfleet certs init" makes a CA`,
+		"certificate = \"ca.pem\"\nkey = \"nothing\"|" + caFile:                                               `key: secret "nothing": no store is named`,
+		usual + "|" + certificate(`usage = "client"`):                                                         "needs role",
+		usual + "|" + certificate(`usage = "client"`+"\nrole = \"app\""):                                      "needs owner",
+		usual + "|" + certificate("usage = \"client\"\nrole = \"app\"\nowner = \"app\""):                      "want an absolute path",
+		usual + "|" + certificate(`role = "app"`):                                                             `role: it is for usage = "client"`,
+		usual + "|" + certificate(`lifetime = "1s"`):                                                          "lifetime: want between 1m0s and 825d, found 1s",
+		usual + "|" + certificate(`names = ["db", "-x"]`):                                                     `:16:16: names: "-x" is not a host name`,
+		usual + "|" + certificate(`addresses = ["fe80::1%eth0"]`):                                             `addresses: "fe80::1%eth0" is not an address that a certificate can hold`,
+		named + "|" + certificate(""):                                                                         "names: the host's is taken, as none are given: the CA permits may not sign for the name pg01: its name constraints permit example.org",
+		named + "|" + certificate(`names = ["db.example.org"]`):                                               "say addresses = []",
+		named + "|" + certificate("names = [\"db.example.org\"]\naddresses = []"):                             "",
+		named + "|" + certificate("names = [\"db.example.org\", \"db\"]\naddresses = []"):                     "may not sign for the name db:",
+		named + "|" + strings.Replace(certificate(client+`role = "app.reader"`), "server.pem", "/app.pem", 1): "role: a common name with a dot counts as a host name: the CA permits may not sign for",
+		named + "|" + strings.Replace(certificate(client+`role = "app"`), "server.pem", "/app.pem", 1):        "",
+		below + "|" + crlFile + `with = ["root.crl"]`:                                                         "",
+		below + "|" + crlFile: `OpenSSL wants a list of "CN=root" too`,
+		usual + "|" + caFile + strings.Replace(crlFile, "root.crl", "root.pem", 1): "is about the file root.pem as well",
+		usual + "|" + certificate(`days = 90`):                                     `unknown key "days"`,
 	} {
 		ca, tasks, _ := strings.Cut(text, "|")
 		_, _, errs := d.expandAt(t, ca, tasks, Options{})
@@ -260,6 +293,33 @@ func TestCRLFileMistakes(t *testing.T) {
 	if _, _, errs := d.expandAt(t, usual, caFile, Options{}); len(errs) == 0 || !strings.Contains(errs.Error(), "revoked.toml:2:10") {
 		t.Errorf("a mistake in revoked.toml: %v", errs)
 	}
+}
+
+// intermediate makes the certificate of a CA below a root.
+func intermediate(t *testing.T, root *pki.CA, name string) string {
+	t.Helper()
+	text, err := root.KeyPEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text.Expose())
+	rootKey, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(int64(len(name))), Subject: pkix.Name{CommonName: name}, NotBefore: longAgo, NotAfter: now.AddDate(1, 0, 0),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, root.Certificate(), key.Public(), rootKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 func certificate(keys string) string {
@@ -289,6 +349,34 @@ func TestCRLFileWithAnExpiredList(t *testing.T) {
 	a := p.Steps[0].Changes[0].Action.(WriteRevocationLists)
 	if len(a.Lists) != 0 || !bytes.Equal(bytes.TrimSpace(a.With), bytes.TrimSpace([]byte(d["root.crl"]))) {
 		t.Errorf("%+v", a)
+	}
+}
+
+// Of a CA that has expired no list is due, and none is made; the one that is there stays.
+func TestCRLFileOfAnExpiredCA(t *testing.T) {
+	ca, err := pki.NewCA(pki.CAOptions{CommonName: "CA one", Now: longAgo, Validity: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := desk{"ca.pem": string(ca.CertificatePEM())}
+	there := map[string]string{"root.crl": listOf(t, ca, longAgo, time.Minute)}
+	if got := intents(d.plan(t, d.world(t, there, false), crlFile, Options{})); len(got) != 0 {
+		t.Errorf("due are %q", got)
+	}
+	in, bound, errs := d.expandAt(t, usual, crlFile, Options{})
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	for _, files := range []map[string]string{nil, {"root.crl": listOf(t, newAuthority(t, "CA three"), now, 0)}} {
+		if _, err := PlanInstance(in, NewState(in, d.world(t, files, false), nil), bound); err == nil || !strings.Contains(err.Error(), "the CA CA one has expired on 2026-01-01: pgfleet certs rotate-ca") {
+			t.Errorf("without a list of it: %v", err)
+		}
+	}
+	d["ca.pem"] += string(newAuthority(t, "CA two").CertificatePEM())
+	p := d.plan(t, d.world(t, there, false), crlFile, Options{})
+	a := p.Steps[0].Changes[0].Action.(WriteRevocationLists)
+	if len(a.Lists) != 2 || !a.Lists[0].Expired || a.Lists[1].Expired {
+		t.Errorf("%+v", a.Lists)
 	}
 }
 

@@ -36,6 +36,9 @@ type Options struct {
 	Local Local
 	// Renew makes every certificate due that is there when it is first planned.
 	Renew bool
+	// TakeBackCA has hosts give up a CA that is newer than those here; without it that is
+	// an error, because it was somebody with newer files who has brought it there.
+	TakeBackCA bool
 	// CheckSecret, if not nil, returns an error for a reference that cannot be
 	// resolved whatever is stored, as of a store that the fleet does not have.
 	CheckSecret func(secrets.Ref) error
@@ -51,6 +54,9 @@ func Expand(fleet *inventory.Fleet, instances []inventory.Instance, o Options) (
 	all := map[inventory.InstanceID][]*Bound{}
 	var errs inventory.Errors
 	o.ca, errs = LoadAuthority(fleet, o.Local)
+	if o.ca != nil {
+		o.ca.takesBack = o.TakeBackCA
+	}
 	if o.ca != nil && o.CheckSecret != nil && o.ca.Issuer.Key != (secrets.Ref{}) {
 		if err := o.CheckSecret(o.ca.Issuer.Key); err != nil {
 			errs.Add(fleet.CA.Key.Pos(), "key: %v", err)

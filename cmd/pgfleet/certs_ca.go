@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgfleet/pgfleet/internal/pki"
 	"github.com/pgfleet/pgfleet/internal/secrets"
+	"github.com/pgfleet/pgfleet/tasks"
 )
 
 // A heldCA is the fleet's CA as it was found here: the file with its certificates, and
@@ -59,6 +60,16 @@ func (s *session) readCA() (*heldCA, error) {
 		return nil, &inputError{fmt.Errorf("%s: key: %w", s.fleet.CA.Key.Pos(), err)}
 	}
 	return h, nil
+}
+
+// authority is what [ca] names. Where one of its files cannot be read, which was reported,
+// there is the bundle alone.
+func (s *session) authority(h *heldCA) *tasks.Authority {
+	a, errs := tasks.LoadAuthority(s.fleet, s.local)
+	if len(errs) > 0 {
+		return &tasks.Authority{CA: s.fleet.CA, Bundle: h.bundle}
+	}
+	return a
 }
 
 // readKeys reads the versions of the key that the store keeps.
@@ -126,19 +137,19 @@ func (h *heldCA) same(other *heldCA) bool {
 	})
 }
 
-// putKey writes a key as the pending version of the CA's.
-func (s *session) putKey(ctx context.Context, h *heldCA, key secrets.Secret, replace bool) error {
+// putKey writes a key as the pending version of the CA's, and returns its ID.
+func (s *session) putKey(ctx context.Context, h *heldCA, key secrets.Secret, replace bool) (id string, err error) {
 	store, err := s.writableCA(h)
 	if err != nil {
-		return err
+		return "", err
 	}
 	// Who has put one in the meantime wins: IfCurrent and the store's refusal of a second
 	// pending version see to that.
-	_, err = store.Put(ctx, h.ref.Path, secrets.Change{
+	id, err = store.Put(ctx, h.ref.Path, secrets.Change{
 		Set: map[string]secrets.Secret{h.keyName(): key}, IfCurrent: h.current.ID, Replace: replace,
 	})
 	s.secrets.Forget(h.ref.Store, h.ref.Path)
-	return err
+	return id, err
 }
 
 func (s *session) promoteKey(ctx context.Context, h *heldCA, id string) error {

@@ -14,8 +14,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -42,7 +44,8 @@ ROLE.crt, with the intermediate certificates if there are any.
 The key is kept nowhere else: give it to the client and delete it here. The certificate
 is public and is kept in the folder of records (records in [ca]; "certs" beside
 fleet.toml): commit that, so that others can revoke it, and are told when it ends. An
-existing key or certificate is not overwritten; ca.pem is brought up to date.`,
+existing key or certificate is not overwritten; a ca.pem of this fleet is brought up to
+date.`,
 		Example: `  pgfleet certs export
   pgfleet certs export appuser --out appuser-tls
   pgfleet certs export appuser --out appuser-tls --lifetime 7d`,
@@ -56,7 +59,7 @@ existing key or certificate is not overwritten; ca.pem is brought up to date.`,
 				return err
 			}
 			if len(args) == 0 {
-				return e.bundle()
+				return e.bundle(cmd.Context())
 			}
 			return e.client(cmd.Context(), args[0], lifetime)
 		},
@@ -97,8 +100,12 @@ func (a *app) newExport(ctx context.Context, dir string) (*export, error) {
 }
 
 // bundle writes ca.pem alone.
-func (e *export) bundle() error {
-	if err := e.writeBundle(); err != nil {
+func (e *export) bundle(ctx context.Context) error {
+	write, err := e.judgeBundle(ctx)
+	if err == nil {
+		err = write()
+	}
+	if err != nil {
 		return err
 	}
 	fmt.Fprintf(&e.report, "\nFor psql and other programs that use libpq, for pgx, and as properties for JDBC:\n  %s\n", postgres.Conninfo{
@@ -109,36 +116,99 @@ func (e *export) bundle() error {
 	return nil
 }
 
-// writeBundle brings ca.pem up to date.
-func (e *export) writeBundle() error {
-	if err := os.MkdirAll(e.dir, 0o755); err != nil {
-		return &inputError{err}
+// judgeBundle finds out whether ca.pem can be brought up to date, and returns what does it.
+func (e *export) judgeBundle(ctx context.Context) (write func() error, err error) {
+	if err := creatable(e.dir); err != nil {
+		return nil, &inputError{err}
 	}
 	path, text := filepath.Join(e.dir, caFile), e.authority.BundlePEM
+	put, said := createFile, ""
 	old, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		err = createFile(path, text, 0o644)
 	case err != nil:
-		return &inputError{err}
+		return nil, &inputError{err}
 	case bytes.Equal(old, text):
-		fmt.Fprintf(&e.report, "%s: what to trust, as it was there\n", path)
-		return nil
+		put, said = func(string, []byte, fs.FileMode) error { return nil }, ", as it was there"
 	default:
-		if _, err := pki.ParseBundle(old); err != nil {
-			return &inputError{fmt.Errorf("%s is there already, and is not what an earlier export has written (%w); choose another folder with --out", path, err)}
+		certs, err := pki.ParseBundle(old)
+		if err == nil && !e.ours(ctx, certs) {
+			err = errors.New("it trusts other CAs than this fleet's")
 		}
-		err = replaceFile(path, text)
+		if err != nil {
+			return nil, &inputError{fmt.Errorf("%s is there already, and is not what an earlier export has written (%w); choose another folder with --out", clean(path), err)}
+		}
+		put = func(path string, text []byte, _ fs.FileMode) error { return replaceFile(path, text) }
 	}
+	return func() error {
+		if err := os.MkdirAll(e.dir, 0o755); err != nil {
+			return err
+		}
+		if err := put(path, text, 0o644); err != nil {
+			return err
+		}
+		fmt.Fprintf(&e.report, "%s: what to trust%s\n", clean(path), said)
+		return nil
+	}, nil
+}
+
+// ours reports whether one of the certificates is this fleet's, or was: the CA before the
+// last rotation is known by its key, the previous one in the store.
+func (e *export) ours(ctx context.Context, certs []*x509.Certificate) bool {
+	if slices.ContainsFunc(certs, func(c *x509.Certificate) bool { return slices.ContainsFunc(e.authority.Bundle, c.Equal) }) {
+		return true
+	}
+	if e.authority.Issuer.Sign != nil {
+		return false
+	}
+	key, _, err := e.resolver.Resolve(ctx, e.authority.Issuer.Key.At(string(secrets.Previous)))
+	if err != nil {
+		return false
+	}
+	e.app.ui.redactor.Add(key)
+	earlier, err := pki.PublicKeyOf(key)
+	return err == nil && slices.ContainsFunc(certs, func(c *x509.Certificate) bool { return pki.KeyOf(c) == earlier })
+}
+
+// creatable says why no file can be made in a folder, which need not be there. It leaves
+// nothing behind.
+func creatable(dir string) error {
+	for {
+		_, err := os.Stat(dir)
+		if err == nil {
+			break
+		}
+		above := filepath.Dir(dir)
+		if !errors.Is(err, fs.ErrNotExist) || above == dir {
+			return err
+		}
+		dir = above
+	}
+	f, err := os.CreateTemp(dir, ".pgfleet-*")
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(&e.report, "%s: what to trust\n", path)
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// checkRole says why there is no role of that name.
+func checkRole(role string) error {
+	switch {
+	case role == "":
+		return errors.New("the role's name is empty")
+	case !utf8.ValidString(role):
+		return fmt.Errorf("the role's name %q is not valid UTF-8", role)
+	case len(role) > 63:
+		return fmt.Errorf("the role's name %q is longer than 63 bytes, after which PostgreSQL cuts names off", role)
+	}
 	return nil
 }
 
 // client makes a key and a certificate for a role.
 func (e *export) client(ctx context.Context, role, lifetime string) error {
+	if err := checkRole(role); err != nil {
+		return &inputError{err}
+	}
 	validity := e.authority.Lifetime.Value
 	if lifetime != "" {
 		n, _ := inventory.NewNode(inventory.Position{}, lifetime)
@@ -147,8 +217,11 @@ func (e *export) client(ctx context.Context, role, lifetime string) error {
 		}
 	}
 	o, err := pki.Options{CommonName: role, Usage: pki.Client, Validity: time.Duration(validity), Now: time.Now()}.Complete()
+	if err == nil {
+		err = pki.CheckCommonName(role, e.authority.Signers())
+	}
 	if err != nil {
-		return &inputError{fmt.Errorf("%s: %w", role, err)}
+		return &inputError{fmt.Errorf("%q: %w", role, err)}
 	}
 	base := filepath.Join(e.dir, records.Name(role))
 	keyFile, certFile := base+".key", base+".crt"
@@ -159,8 +232,15 @@ func (e *export) client(ctx context.Context, role, lifetime string) error {
 	}
 	folder := records.Open(e.fleet.File(e.fleet.CA.Records))
 	earlier, err := folder.List()
+	if err == nil {
+		err = creatable(folder.Path())
+	}
 	if err != nil {
 		return &inputError{err}
+	}
+	writeBundle, err := e.judgeBundle(ctx)
+	if err != nil {
+		return err
 	}
 	key, cert, err := e.issue(ctx, role, o)
 	if err != nil {
@@ -172,11 +252,12 @@ func (e *export) client(ctx context.Context, role, lifetime string) error {
 	if err != nil {
 		return err
 	}
-	if err := e.writeBundle(); err != nil {
-		return err
+	err = writeBundle()
+	if err == nil {
+		err = createFile(keyFile, key.Expose(), 0o600)
 	}
-	if err := createFile(keyFile, key.Expose(), 0o600); err != nil {
-		return err
+	if err != nil {
+		return fmt.Errorf("%w; the key is lost, and %s is the record of a certificate that nobody can use: take it away", err, filepath.Join(folder.Path(), record))
 	}
 	if err := createFile(certFile, cert, 0o644); err != nil {
 		return err
@@ -185,13 +266,13 @@ func (e *export) client(ctx context.Context, role, lifetime string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(&e.report, "%s: the certificate of %s, valid until %s\n", certFile, role, leaf.NotAfter.Local().Format(time.DateTime))
-	fmt.Fprintf(&e.report, "%s: its key; it is kept nowhere else\n", keyFile)
+	fmt.Fprintf(&e.report, "%s: the certificate of %s, valid until %s\n", clean(certFile), clean(role), leaf.NotAfter.Local().Format(time.DateTime))
+	fmt.Fprintf(&e.report, "%s: its key; it is kept nowhere else\n", clean(keyFile))
 	fmt.Fprintf(&e.report, "%s: the record of the certificate; commit it\n", filepath.Join(folder.Path(), record))
 	for _, c := range records.Of(earlier, role) {
 		if c.Leaf.Left(o.Now) > 0 {
 			fmt.Fprintf(&e.report, "\nAnother certificate of %s is valid until %s: %s. Once nobody uses it, pgfleet certs revoke %s.\n",
-				role, c.Leaf.NotAfter.Local().Format(time.DateTime), filepath.Join(folder.Path(), c.File), c.Leaf.Serial)
+				clean(role), c.Leaf.NotAfter.Local().Format(time.DateTime), filepath.Join(folder.Path(), c.File), c.Leaf.Serial)
 		}
 	}
 	e.connect(role, base)
@@ -228,10 +309,10 @@ func (e *export) issue(ctx context.Context, role string, o pki.Options) (secrets
 
 // connect says how to connect with the files.
 func (e *export) connect(role, base string) {
-	fmt.Fprintf(&e.report, "\nFor psql and other programs that use libpq, and for pgx:\n  %s\n", postgres.Conninfo{
+	fmt.Fprintf(&e.report, "\nFor psql and other programs that use libpq, and for pgx:\n  %s\n", clean(postgres.Conninfo{
 		{Name: "user", Value: role}, {Name: "sslmode", Value: "verify-full"}, {Name: "sslrootcert", Value: filepath.Join(e.dir, caFile)},
 		{Name: "sslcert", Value: base + ".crt"}, {Name: "sslkey", Value: base + ".key"},
-	})
+	}.String()))
 	fmt.Fprintf(&e.report, "JDBC has properties of the same names, and wants the key in another form (sslkey is then the .pk8):\n  openssl pkcs8 -topk8 -nocrypt -in %s -outform DER -out %s\n",
 		transport.Word(base+".key"), transport.Word(base+".pk8"))
 	e.report.WriteString("In pg_hba.conf the rule is of the type hostssl, with the method cert, or with clientcert=verify-full.\n")

@@ -44,7 +44,8 @@ beside fleet.toml. If fleet.toml has no table [ca], it is added at the end.
 
 --permit-domain and --permit-network limit what the CA can sign for (name constraints):
 clients then refuse what somebody who got hold of the key makes for other names. If
-only domains are given, addresses are not allowed at all, and the other way round.
+only domains are given, addresses are not allowed at all, and the other way round. A
+role whose name has a dot counts as a host name then, in its client certificate.
 
 Nothing is overwritten. What was cut off is finished by the next call.`,
 		Example: `  pgfleet certs init
@@ -56,7 +57,7 @@ Nothing is overwritten. What was cut off is finished by the next call.`,
 	f := cmd.Flags()
 	f.StringVar(&o.key, "key", "", "the `secret` for the key, as STORE:PATH#KEY; that of [ca], or "+defaultCAKey+", otherwise")
 	f.StringVar(&o.name, "name", "", "the CA's `name`; the fleet's name and the year otherwise")
-	f.StringArrayVar(&o.domains, "permit-domain", nil, "a `domain` that the CA may sign for, with all below it; for several, give it several times")
+	f.StringArrayVar(&o.domains, "permit-domain", nil, "a `domain` that the CA may sign for, with all below it, also for client certificates of\nroles with a dot in their name; for several, give it several times")
 	f.StringArrayVar(&o.networks, "permit-network", nil, "a `network` whose addresses the CA may sign for, such as 10.0.0.0/16")
 	f.StringVar(&o.lifetime, "lifetime", inventory.Age(pki.DefaultCAValidity).String(), "how `long` the CA is valid, such as 3650d")
 	return cmd

@@ -75,10 +75,7 @@ func (s *session) listCerts(v *caView) (certsDocument, error) {
 		Format: jsonFormat, Pgfleet: version(), Fleet: s.fleet.Name,
 		CAs: []listedCA{}, Certificates: []listedCert{}, CRLs: []listedCRL{}, now: v.now,
 	}
-	for i, c := range v.held.bundle {
-		signs := i == 0 && s.fleet.CA.Intermediate.Value == "" && s.fleet.CA.Key.Value != ""
-		d.CAs = append(d.CAs, listedCA{c.Subject.CommonName, fingerprint(c), signs, lifetime{c.NotBefore.UTC(), c.NotAfter.UTC()}, dueCA(c, signs, v.now)})
-	}
+	d.CAs = append(d.CAs, listCAs(s.authority(v.held), v.now)...)
 	for _, k := range v.asked {
 		id := k.Instance.ID()
 		if k.Err != nil {
@@ -172,16 +169,30 @@ func isRevoked(list []records.Revocation, serial string) bool {
 	return slices.ContainsFunc(list, func(r records.Revocation) bool { return r.Serial == serial })
 }
 
+// listCAs lists the CAs: those that are trusted, and the intermediates.
+func listCAs(a *tasks.Authority, now time.Time) []listedCA {
+	var list []listedCA
+	for _, c := range a.CAs() {
+		signs := a.Signing != nil && c.Equal(a.Signing)
+		list = append(list, listedCA{c.Subject.CommonName, fingerprint(c), signs, lifetime{c.NotBefore.UTC(), c.NotAfter.UTC()}, dueCA(a, c, now)})
+	}
+	return list
+}
+
 // dueCA says that a CA should be replaced, as a part of a sentence; "" as long as more
 // than a fifth of its lifetime is left.
-func dueCA(c *x509.Certificate, signs bool, now time.Time) string {
+func dueCA(a *tasks.Authority, c *x509.Certificate, now time.Time) string {
 	left := c.NotAfter.Sub(now)
 	if left > c.NotAfter.Sub(c.NotBefore)/5 {
 		return ""
 	}
-	what := "pgfleet certs rotate-ca goes over to a new one"
-	if !signs {
-		what = "what it signed ends with it"
+	what := "what it signed ends with it"
+	switch {
+	case a.Signing == nil || !c.Equal(a.Signing):
+	case len(a.Chain) > 0:
+		what += ", and it signs: get its successor from whoever has the root's key; pgfleet certs rotate-ca says what to do with it"
+	default:
+		what = "pgfleet certs rotate-ca goes over to a new one"
 	}
 	if left < 0 {
 		return fmt.Sprintf("the CA %s has expired; %s", c.Subject.CommonName, what)
@@ -201,6 +212,7 @@ func (s *session) dueClients(now time.Time) ([]listedCert, error) {
 	if err != nil {
 		return nil, err
 	}
+	revoked = records.InForce(revoked)
 	var clients []listedCert
 	for _, c := range list {
 		newer := slices.ContainsFunc(list, func(o records.Certificate) bool {
@@ -236,9 +248,9 @@ func (s *session) dueCerts(ctx context.Context) []string {
 	if err != nil {
 		return nil // it was reported
 	}
-	for i, c := range held.bundle {
-		if why := dueCA(c, i == 0, now); why != "" {
-			said = append(said, why)
+	for _, c := range listCAs(s.authority(held), now) {
+		if c.Due != "" {
+			said = append(said, c.Due)
 		}
 	}
 	clients, err := s.dueClients(now)

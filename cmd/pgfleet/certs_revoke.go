@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -18,7 +19,6 @@ import (
 	"github.com/pgfleet/pgfleet/internal/pki"
 	"github.com/pgfleet/pgfleet/internal/pki/records"
 	"github.com/pgfleet/pgfleet/inventory"
-	"github.com/pgfleet/pgfleet/tasks"
 	"github.com/pgfleet/pgfleet/transport"
 )
 
@@ -32,8 +32,19 @@ type revoking struct {
 // A revokable is a certificate that can be revoked.
 type revokable struct {
 	where  string
-	leaf   pki.Leaf
+	serial string // hexadecimal
+	leaf   *pki.Leaf
 	issuer *x509.Certificate
+	listed pki.Revocation // without leaf: what the list of a host says
+}
+
+// String names the certificate, as far as it is known.
+func (f revokable) String() string {
+	ca := clean(f.issuer.Subject.CommonName)
+	if f.leaf == nil {
+		return fmt.Sprintf("%s: serial %s, of %s, is in the revocation list there", clean(f.where), f.serial, ca)
+	}
+	return fmt.Sprintf("%s: %s, serial %s, of %s, until %s", clean(f.where), clean(f.leaf.Subject), f.serial, ca, day(f.leaf.NotAfter))
 }
 
 func (a *app) certsRevokeCommand() *cobra.Command {
@@ -132,8 +143,14 @@ func (r revoking) record(ctx context.Context, x *applying) ([]revokable, error) 
 	now := time.Now()
 	var list []records.Revocation
 	for _, f := range found {
-		ui.Note(fmt.Sprintf("%s: %s, serial %s, of %s, until %s", clean(f.where), clean(f.leaf.Subject), f.leaf.Serial, clean(f.issuer.Subject.CommonName), day(f.leaf.NotAfter)))
-		list = append(list, records.Revocation{Serial: f.leaf.Serial, Issuer: records.Issuer(f.issuer), Subject: f.leaf.Subject, At: now, Reason: r.reason})
+		ui.Note(f.String())
+		e := records.Revocation{Serial: f.serial, Issuer: records.Issuer(f.issuer), At: now, Reason: r.reason}
+		if f.leaf != nil {
+			e.Subject = f.leaf.Subject
+		} else {
+			e.At, e.Reason = f.listed.At, cmp.Or(r.reason, records.ReasonOf(f.listed.Reason))
+		}
+		list = append(list, e)
 	}
 	for _, w := range v.withoutLists() {
 		ui.Note(clean(w))
@@ -163,19 +180,18 @@ func (r revoking) record(ctx context.Context, x *applying) ([]revokable, error) 
 
 // find returns the certificates that are meant.
 func (r revoking) find(s *session, v *caView) ([]revokable, error) {
-	signers := slices.Clone(v.held.bundle)
-	a, _ := tasks.LoadAuthority(s.fleet, s.local)
-	if a != nil {
-		signers = a.CAs()
-	}
+	signers := s.authority(v.held).CAs()
 	var list []revokable
 	add := func(where string, leaf pki.Leaf) error {
+		if leaf.IsCA {
+			return fmt.Errorf("that is a CA, %s; certs rotate-ca replaces it", leaf.Subject)
+		}
 		i := slices.IndexFunc(signers, leaf.SignedBy)
 		if i < 0 {
 			return fmt.Errorf("%s: it was signed by %s, which is no CA of this fleet", where, leaf.Issuer)
 		}
 		if !slices.ContainsFunc(list, func(o revokable) bool { return o.leaf.Fingerprint == leaf.Fingerprint }) {
-			list = append(list, revokable{where, leaf, signers[i]})
+			list = append(list, revokable{where: where, serial: leaf.Serial, leaf: &leaf, issuer: signers[i]})
 		}
 		return nil
 	}
@@ -221,6 +237,9 @@ func (r revoking) find(s *session, v *caView) ([]revokable, error) {
 			}
 		}
 	}
+	if len(list) == 0 && serial != "" {
+		list = listedAs(serial, v.places, signers)
+	}
 	if len(list) == 0 {
 		away := ""
 		if err := v.known(); err != nil {
@@ -229,6 +248,23 @@ func (r revoking) find(s *session, v *caView) ([]revokable, error) {
 		return nil, &inputError{fmt.Errorf("there is no certificate of the role or with the serial number %q, exported or on a host%s%s; one that is known nowhere can be revoked by its file", r.what, inventory.DidYouMean(r.what, roles), away)}
 	}
 	return list, nil
+}
+
+// listedAs finds a serial number in the revocation lists of the hosts, where somebody else
+// has revoked it.
+func listedAs(serial string, places []pki.RotationPlace, signers []*x509.Certificate) []revokable {
+	var found []revokable
+	for _, p := range places {
+		for _, f := range p.Lists {
+			for _, c := range f.Lists {
+				i, n := slices.IndexFunc(signers, c.SignedBy), slices.Index(c.Revoked, serial)
+				if i >= 0 && n >= 0 && !slices.ContainsFunc(found, func(o revokable) bool { return o.issuer == signers[i] }) {
+					found = append(found, revokable{where: p.Name + ": " + f.Path, serial: serial, issuer: signers[i], listed: c.Revocations()[n]})
+				}
+			}
+		}
+	}
+	return found
 }
 
 // withoutLists names the instances that ask for client certificates and go by no
@@ -255,7 +291,7 @@ func (r revoking) sessions(ctx context.Context, a *app, found []revokable) error
 	defer s.Close()
 	var serials []string
 	for _, f := range found {
-		n, _ := new(big.Int).SetString(f.leaf.Serial, 16)
+		n, _ := new(big.Int).SetString(f.serial, 16)
 		serials = append(serials, n.String())
 	}
 	query := "FROM pg_catalog.pg_stat_ssl WHERE client_serial IN (" + strings.Join(serials, ", ") + ")"

@@ -31,6 +31,9 @@ type caRotation struct {
 //	         certificates on the hosts        Switched: phase 3 is next
 //	phase 3  the old one out of ca.pem        Settled, ca_file tasks due: they are applied
 //
+// With an old CA that has expired phases 1 and 2 are one call, with the same writes: the
+// hosts are changed once, after the last of them.
+//
 // The store comes before the file each time, because it decides between two operators:
 // it takes one pending version, while each has a ca.pem of their own. In all of these
 // states an ordinary apply is safe: it signs with the key, of those that the store
@@ -59,7 +62,10 @@ expired nor revoked. Every host has to be reachable for both.
 
 A call that was interrupted is gone on with by the next one. --status says where the
 rotation stands and changes nothing; --abort takes the new CA out again, before
-phase 2.`,
+phase 2.
+
+If the CA has expired, nothing that it has signed is accepted any more, and there is
+nothing to wait for: one call does phases 1 and 2.`,
 		Example: `  pgfleet certs rotate-ca
   pgfleet certs rotate-ca --status
   pgfleet certs rotate-ca --clients-ready --yes`,
@@ -103,6 +109,10 @@ func (r caRotation) run(ctx context.Context, x *applying) error {
 		if p.text != nil || p.key != nil || p.promote != "" {
 			x.certs.first = func(ctx context.Context) ([]string, error) { return p.write(ctx, s) }
 		}
+		if p.kinds != nil {
+			s.kinds = p.kinds
+		}
+		s.takeBackCA = r.abort
 		if p.text != nil {
 			s.replaced = map[string][]byte{s.fleet.CA.Certificate.Value: p.text}
 		}
@@ -127,20 +137,30 @@ type caPhase struct {
 	promote string          // the ID of the version of the key to promote; "" for none
 	text    []byte          // what ca.pem will hold; nil to leave it
 	held    *heldCA         // what was found
-	last    bool            // the key is put after the hosts (abort)
+	last    bool            // the key is put after ca.pem is written (abort)
+	kinds   []string        // of the tasks that are applied; those about certificates if there are none
+
+	// between, if not nil, is what ca.pem holds after the key is put and before it is
+	// promoted: phases 1 and 2 in one call.
+	between []byte
 }
+
+// introducing are the kinds of tasks that phase 1 applies. The old CA signs nothing in it:
+// it may have expired, and a certificate that is due can wait for the new one.
+func introducing() []string { return []string{"ca_file", "crl_file"} }
 
 // next decides which phase the call does.
 func (r caRotation) next(ctx context.Context, s *session, wanted []inventory.Instance) (*caPhase, error) {
-	if err := byHand(s.fleet.CA); err != nil {
-		return nil, &inputError{err}
+	hand := byHand(s.fleet.CA)
+	if hand != nil && !r.abort {
+		return nil, &inputError{hand}
 	}
 	s.replaced = nil // when the hosts are asked again
 	here, err := s.readCA()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.writableCA(here); err != nil {
+	if _, err := s.writableCA(here); hand == nil && err != nil {
 		return nil, &inputError{fmt.Errorf("%s: key: %w", s.fleet.CA.Key.Pos(), err)}
 	}
 	v, err := s.viewCA(ctx, wanted, true)
@@ -153,6 +173,9 @@ func (r caRotation) next(ctx context.Context, s *session, wanted []inventory.Ins
 	if r.abort {
 		return v.aborted()
 	}
+	if len(v.newer) > 0 {
+		return nil, fmt.Errorf("nothing was changed:\n  %s", strings.Join(v.newer, "\n  "))
+	}
 	// Phase 1 can be applied while a host is away: the next call goes on there.
 	switch v.Stage {
 	case pki.Settled, pki.Begun:
@@ -161,15 +184,16 @@ func (r caRotation) next(ctx context.Context, s *session, wanted []inventory.Ins
 		}
 		return v.introduce()
 	case pki.Introduced:
-		if v.behind() {
-			return &caPhase{title: "Phase 1 goes on: the hosts get the certificate of the new CA", held: v.held}, nil
+		if v.behind() && !v.oldExpired() {
+			return &caPhase{title: "Phase 1 goes on: the hosts get the certificate of the new CA", held: v.held, kinds: introducing()}, nil
 		}
 	case pki.Switched:
 		if v.behind() && v.known() == nil {
 			return &caPhase{title: "Phase 2 goes on: certificates are issued by the new CA", held: v.held}, nil
 		}
 	}
-	if why := v.awaits(s, r.clientsReady); len(why) > 0 {
+	signs := v.Stage == pki.Switched
+	if why := v.awaits(s, r.clientsReady); len(why) > 0 && (signs || !v.oldExpired()) {
 		return nil, fmt.Errorf("%s cannot begin; nothing was changed:\n  %s", map[pki.RotationStage]string{
 			pki.Introduced: "phase 2", pki.Promoted: "the rest of phase 2", pki.Switched: "phase 3",
 		}[v.Stage], strings.Join(why, "\n  "))
@@ -181,13 +205,24 @@ func (r caRotation) next(ctx context.Context, s *session, wanted []inventory.Ins
 			text:  pki.EncodeBundle(pki.WithoutCA(v.held.bundle, v.Old)), held: v.held,
 		}, nil
 	}
-	p := &caPhase{title: "Phase 2: the new CA signs", held: v.held, text: pki.EncodeBundle(pki.FirstInBundle(v.held.bundle, v.New))}
+	p := &caPhase{title: "Phase 2: the new CA signs" + v.atOnce(), held: v.held, text: pki.EncodeBundle(pki.FirstInBundle(v.held.bundle, v.New))}
 	if v.Stage == pki.Introduced {
 		p.promote = v.held.pending.ID
 		p.says = append(p.says, fmt.Sprintf("~ version %s of %s becomes the current one", v.held.pending.ID, v.held.ref))
 	}
 	p.says = append(p.says, fmt.Sprintf("~ %s is the first in %s, which signs; %s is trusted still", v.New.Subject.CommonName, v.file, v.Old.Subject.CommonName))
 	return p, nil
+}
+
+// oldExpired reports whether the CA that is left has expired. Then nobody accepts what it
+// has signed, and nobody is waited for.
+func (v *caView) oldExpired() bool { return !v.now.Before(v.Old.NotAfter) }
+
+func (v *caView) atOnce() string {
+	if v.oldExpired() {
+		return fmt.Sprintf(" at once, because %s has expired on %s", v.Old.Subject.CommonName, day(v.Old.NotAfter))
+	}
+	return ""
 }
 
 // introduce is phase 1 from its beginning, or from where the key is in the store.
@@ -211,19 +246,29 @@ func (v *caView) introduce() (*caPhase, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.says = append(p.says, fmt.Sprintf("+ %s in %s, behind %s", cert.Subject.CommonName, v.file, v.Old.Subject.CommonName))
 	p.text = pki.EncodeBundle(append(slices.Clone(v.held.bundle), cert))
+	if v.oldExpired() {
+		p.title = "Phases 1 and 2: a new CA is trusted, and signs" + v.atOnce()
+		p.says = append(p.says, "~ that version becomes the current one", fmt.Sprintf("+ %s, the first in %s, which signs", cert.Subject.CommonName, v.file))
+		p.between, p.text = p.text, pki.EncodeBundle(pki.FirstInBundle(v.held.bundle, cert))
+		if v.Stage == pki.Begun {
+			p.promote = v.held.pending.ID
+		}
+		return p, nil
+	}
+	p.kinds = introducing()
+	p.says = append(p.says, fmt.Sprintf("+ %s in %s, behind %s", cert.Subject.CommonName, v.file, v.Old.Subject.CommonName))
 	return p, nil
 }
 
 // aborted takes phase 1 back. A store cannot drop a pending version, so that a copy of
-// the current key takes its place, last: as long as the new key is pending, a call that
-// was interrupted is done again.
+// the current key takes its place, after ca.pem is written and before the hosts: that
+// they have a newer CA than there is here is what another --abort goes by.
 func (v *caView) aborted() (*caPhase, error) {
 	p := &caPhase{title: "The new CA is taken out again", held: v.held}
 	switch v.Stage {
 	case pki.Settled:
-		if v.behind() {
+		if v.behind() || len(v.newer) > 0 {
 			return p, nil
 		}
 		return nil, &inputError{errors.New("no rotation of the CA is under way, so there is nothing to abort")}
@@ -248,26 +293,33 @@ func (p *caPhase) write(ctx context.Context, s *session) (done []string, err err
 	if err := p.stillHolds(ctx, s); err != nil {
 		return nil, err
 	}
-	file := func() error {
-		if p.text == nil {
+	file := func(text []byte) error {
+		if text == nil {
 			return nil
 		}
-		if err := s.writeCA(p.text); err != nil {
+		if err := s.writeCA(text); err != nil {
 			return fmt.Errorf("the file could not be written: %w", err)
 		}
 		done = append(done, s.fleet.CA.Certificate.Value+" is written; commit it")
 		return nil
 	}
 	if p.last {
-		if err := file(); err != nil {
+		if err := file(p.text); err != nil {
 			return done, err
 		}
 	}
 	if p.key != nil {
-		if err := s.putKey(ctx, p.held, *p.key, p.replace); err != nil {
+		id, err := s.putKey(ctx, p.held, *p.key, p.replace)
+		if err != nil {
 			return done, err
 		}
 		done = append(done, fmt.Sprintf("%s has a pending version", p.held.ref))
+		if p.between != nil {
+			p.promote = id
+		}
+	}
+	if err := file(p.between); err != nil {
+		return done, err
 	}
 	if p.promote != "" {
 		if err := s.promoteKey(ctx, p.held, p.promote); err != nil {
@@ -276,7 +328,7 @@ func (p *caPhase) write(ctx context.Context, s *session) (done []string, err err
 		done = append(done, fmt.Sprintf("version %s of %s is the current one", p.promote, p.held.ref))
 	}
 	if !p.last {
-		if err := file(); err != nil {
+		if err := file(p.text); err != nil {
 			return done, err
 		}
 	}
@@ -312,7 +364,7 @@ func byHand(ca *inventory.CA) error {
 	case ca.Sign.Node != nil:
 		return fmt.Errorf("%s: the CA is that of a program (sign), so its rotation is made there: 1. add the new root to %s, behind the old one, and pgfleet apply; 2. once all clients have it, let the program sign with the new one, and pgfleet certs renew --force; 3. take the old root out, and pgfleet apply. pgfleet certs list shows who issued what", ca.Sign.Pos(), ca.Certificate.Value)
 	case ca.Intermediate.Value != "":
-		return fmt.Errorf("%s: the CA is an intermediate of somebody else's root, so its rotation is made there: 1. if the root changes, add the new one to %s, behind the old one, and pgfleet apply; 2. once all clients have it, put the new intermediate and its key in place, and pgfleet certs renew --force; 3. take the old root out, and pgfleet apply. pgfleet certs list shows who issued what", ca.Intermediate.Pos(), ca.Certificate.Value)
+		return fmt.Errorf("%s: the CA is an intermediate of somebody else's root, so its rotation is made there: 1. if the root changes, add the new one to %s, behind the old one, and pgfleet apply; 2. once all clients have it, put the new intermediate first in %s, keep the old one behind it, let its key be the current version of %s (the old key then is the previous one), and pgfleet apply; 3. once no certificate of the old one is in use, take it and the old root out, and pgfleet apply. pgfleet certs list shows who issued what", ca.Intermediate.Pos(), ca.Certificate.Value, ca.Intermediate.Value, ca.Key.Value)
 	}
 	return nil
 }

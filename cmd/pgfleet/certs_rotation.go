@@ -28,6 +28,7 @@ type caView struct {
 	bound    map[inventory.InstanceID][]*tasks.Bound
 	revoked  []records.Revocation
 	places   []pki.RotationPlace
+	newer    []string // what hosts have of CAs that are newer than those here
 	exported []pki.FoundLeaf
 	now      time.Time
 }
@@ -53,15 +54,37 @@ func (s *session) viewCA(ctx context.Context, wanted []inventory.Instance, rotat
 	if v.exported, v.revoked, err = exportedClients(s.fleet); err != nil {
 		return nil, &inputError{err}
 	}
+	s.takeBackCA = rotates // which looks at what that is by itself
 	known, bound, err := s.plan(ctx, s.fleet.Instances(), wanted, nil)
+	s.takeBackCA = false
 	if err != nil {
 		return nil, err
 	}
 	v.asked, v.bound = known, bound
+	authority := s.authority(v.held)
 	for _, k := range known {
-		v.places = append(v.places, placeOf(k, bound[k.Instance.ID()], v.Old))
+		p := placeOf(k, bound[k.Instance.ID()], v.Old)
+		v.places = append(v.places, p)
+		if err := newerThan(authority, p); err != nil {
+			v.newer = append(v.newer, err.Error())
+		}
 	}
 	return v, nil
+}
+
+// newerThan says that an instance has something of a newer CA than those here.
+func newerThan(a *tasks.Authority, p pki.RotationPlace) error {
+	for _, f := range p.Bundles {
+		if c := a.NewerCA(f.Certificates); c != nil && f.Kept {
+			return a.Outdated(p.Name, c.Subject.CommonName)
+		}
+	}
+	for _, l := range p.Leaves {
+		if name := a.NewerSigner(l.Leaf); name != "" {
+			return a.Outdated(p.Name, name)
+		}
+	}
+	return nil
 }
 
 // behind reports whether the hosts that are known lack what is found here of the phase
@@ -110,6 +133,9 @@ func (v *caView) known() error {
 }
 
 func (v *caView) awaits(s *session, clientsReady bool) []string {
+	if len(v.newer) > 0 {
+		return v.newer
+	}
 	return v.Awaits(v.places, v.exported, v.now, time.Duration(s.fleet.CA.Overlap.Value), clientsReady)
 }
 
@@ -124,6 +150,7 @@ func exportedClients(fleet *inventory.Fleet) ([]pki.FoundLeaf, []records.Revocat
 	if err != nil {
 		return nil, nil, err
 	}
+	revoked = records.InForce(revoked)
 	var found []pki.FoundLeaf
 	for _, c := range list {
 		if !isRevoked(revoked, c.Leaf.Serial) {
@@ -201,7 +228,7 @@ func (v *caView) status(s *session) *caStatus {
 	switch v.Stage {
 	case pki.Settled:
 		x.Next = "phase 1 of a rotation"
-		if v.behind() {
+		if v.behind() && len(v.newer) == 0 {
 			x.Next = "the rest of phase 3"
 		}
 	case pki.Begun:

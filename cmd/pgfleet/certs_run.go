@@ -51,7 +51,7 @@ func (c *certsRun) prepare(ctx context.Context, s *session, wanted []inventory.I
 	if s.fleet.CA == nil {
 		return &inputError{fmt.Errorf("%s has no table [ca]; pgfleet certs init makes a CA and writes it", s.fleet.Path)}
 	}
-	s.kinds, s.renew, s.only = c.meant(), c.force, c.named
+	s.kinds, s.renew, s.only, s.takeBackCA = c.meant(), c.force, c.named, false
 	if c.find != nil {
 		return c.find(ctx, s, wanted)
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pgfleet/pgfleet/internal/pki"
+	"github.com/pgfleet/pgfleet/tasks"
 )
 
 func TestRenderCerts(t *testing.T) {
@@ -81,5 +84,52 @@ func TestBar(t *testing.T) {
 		if n := strings.Count(bar, "█"); n != test.blocks || len([]rune(bar)) != barWidth {
 			t.Errorf("%v ago, %v left: %s", test.began, test.left, bar)
 		}
+	}
+}
+
+// Intermediates are listed too, and the one that signs is marked.
+func TestListCAs(t *testing.T) {
+	now := time.Now()
+	var all []*x509.Certificate
+	for i, name := range []string{"root", "issuing", "older"} {
+		ca, err := pki.NewCA(pki.CAOptions{CommonName: name, Now: now.Add(-time.Hour), Validity: time.Duration(i+1) * 65 * time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, ca.Certificate())
+	}
+	a := &tasks.Authority{Bundle: all[:1], Chain: all[1:], Signing: all[1]}
+	list := listCAs(a, now.Add(time.Hour))
+	if len(list) != 3 || list[0].Signs || !list[1].Signs || list[2].Signs {
+		t.Fatalf("%+v", list)
+	}
+	if !strings.Contains(list[0].Due, "the CA root has expired; what it signed ends with it") || !strings.Contains(list[1].Due, "get its successor from whoever has the root's key") || list[2].Due != "" {
+		t.Errorf("%+v", list)
+	}
+}
+
+// What only a host's list knows can be written down.
+func TestRevokableFromLists(t *testing.T) {
+	now := time.Now()
+	ca, err := pki.NewCA(pki.CAOptions{CommonName: "CA", Now: now.Add(-time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := ca.RevocationList([]pki.Revocation{{Serial: big.NewInt(0xbad), At: now.Add(-time.Minute), Reason: 1}}, now, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists, err := pki.InspectCRL(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	places := []pki.RotationPlace{{Name: "pg01", Lists: []pki.ListFile{{Path: "/root.crl", Lists: lists}}}, {Name: "pg02", Lists: []pki.ListFile{{Path: "/root.crl", Lists: lists}}}}
+	signers := []*x509.Certificate{ca.Certificate()}
+	found := listedAs("bad", places, signers)
+	if len(found) != 1 || found[0].String() != "pg01: /root.crl: serial bad, of CA, is in the revocation list there" || found[0].listed.Reason != 1 {
+		t.Errorf("%+v", found)
+	}
+	if found := listedAs("bae", places, signers); len(found) != 0 {
+		t.Errorf("another serial: %+v", found)
 	}
 }

@@ -37,6 +37,8 @@ type session struct {
 	renew    bool
 	only     func(map[inventory.InstanceID][]*tasks.Bound) error
 	replaced map[string][]byte
+	// takeBackCA is tasks.Options.TakeBackCA.
+	takeBackCA bool
 }
 
 // load reads fleet.toml. If there are mistakes in it, those of its tasks are
@@ -201,7 +203,7 @@ func hostNames(instances []inventory.Instance) []string {
 // and finds out what is due on those that are wanted. Nobody is dialled before
 // tasks and secrets are well.
 func (s *session) plan(ctx context.Context, all, wanted []inventory.Instance, tags []string) ([]rollout.Known, map[inventory.InstanceID][]*tasks.Bound, error) {
-	options := tasks.Options{Tags: tags, Kinds: s.kinds, Renew: s.renew, Local: s.local, CheckSecret: s.secrets.Check}
+	options := tasks.Options{Tags: tags, Kinds: s.kinds, Renew: s.renew, TakeBackCA: s.takeBackCA, Local: s.local, CheckSecret: s.secrets.Check}
 	bound, errs := tasks.Expand(s.fleet, all, options)
 	_, more := tasks.NewRotations(s.fleet, s.fleet.Instances(), nil, tasks.Asked{}, options)
 	errs = append(errs, more...).Sorted()

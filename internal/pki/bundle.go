@@ -11,8 +11,14 @@ import (
 // ParseBundle returns the certificates of CAs in a PEM file, in its order: what an
 // ssl_ca_file or an sslrootcert holds. It is an error if there is none, if one of
 // them is not the certificate of a CA or stands there twice, and if there is a
-// private key among them, because the file is given to clients.
+// private key in it or anything else than certificates, because the file is given to
+// clients as it is, with the text between them.
 func ParseBundle(pemBytes []byte) ([]*x509.Certificate, error) {
+	for _, secret := range []string{"PRIVATE KEY", "AGE-SECRET-KEY-"} {
+		if bytes.Contains(pemBytes, []byte(secret)) {
+			return nil, errors.New("it holds a private key; keep that in a secret store, because this file is copied to servers and clients")
+		}
+	}
 	var certs []*x509.Certificate
 	for {
 		var block *pem.Block
@@ -22,10 +28,8 @@ func ParseBundle(pemBytes []byte) ([]*x509.Certificate, error) {
 			return nil, errors.New("it holds no certificate in PEM form")
 		case block == nil:
 			return certs, nil
-		case block.Type == blockKey || block.Type == "EC PRIVATE KEY" || block.Type == "RSA PRIVATE KEY" || block.Type == "ENCRYPTED PRIVATE KEY":
-			return nil, errors.New("it holds a private key; keep that in a secret store, because this file is copied to servers and clients")
 		case block.Type != blockCertificate:
-			continue
+			return nil, fmt.Errorf("it holds a PEM block of the type %q, where there should be certificates only", block.Type)
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -49,7 +53,7 @@ func CheckChain(chain, roots []*x509.Certificate) error {
 	if len(chain) == 0 {
 		return errors.New("there is no certificate")
 	}
-	links := linked(chain)
+	links := Linked(chain)
 	last := links[len(links)-1]
 	for _, root := range roots {
 		if last.Equal(root) || last.CheckSignatureFrom(root) == nil {
@@ -59,9 +63,9 @@ func CheckChain(chain, roots []*x509.Certificate) error {
 	return fmt.Errorf("%q was signed by %q, which is not among the certificates that are trusted", last.Subject, last.Issuer)
 }
 
-// linked returns the first certificate and those that follow from it by signatures,
+// Linked returns the first certificate and those that follow from it by signatures,
 // a root at the end included.
-func linked(certs []*x509.Certificate) []*x509.Certificate {
+func Linked(certs []*x509.Certificate) []*x509.Certificate {
 	chain := certs[:1:1]
 	for len(chain) < len(certs) && !selfSigned(chain[len(chain)-1]) {
 		before := len(chain)

@@ -86,6 +86,18 @@ func (c CRL) SignedBy(ca *x509.Certificate) bool {
 	return bytes.Equal(c.list.RawIssuer, ca.RawSubject) && c.list.CheckSignatureFrom(ca) == nil
 }
 
+// PEM returns the list as it is.
+func (c CRL) PEM() []byte { return pem.EncodeToMemory(&pem.Block{Type: blockCRL, Bytes: c.list.Raw}) }
+
+// Revocations returns what the list holds, in its order.
+func (c CRL) Revocations() []Revocation {
+	var all []Revocation
+	for _, e := range c.list.RevokedCertificateEntries {
+		all = append(all, Revocation{Serial: e.SerialNumber, At: e.RevocationTime, Reason: e.ReasonCode})
+	}
+	return all
+}
+
 // Equal reports whether two lists are the same to the letter.
 func (c CRL) Equal(other CRL) bool { return bytes.Equal(c.list.Raw, other.list.Raw) }
 
@@ -93,23 +105,26 @@ func (c CRL) Equal(other CRL) bool { return bytes.Equal(c.list.Raw, other.list.R
 func (c CRL) Left(now time.Time) time.Duration { return c.NextUpdate.Sub(now) }
 
 // InspectCRL returns the facts of the revocation lists in a PEM file, in its order.
-// It is an error if there is none.
+// It is an error if there is none, and if one cannot be read; the others are returned all
+// the same.
 func InspectCRL(pemBytes []byte) ([]CRL, error) {
 	var lists []CRL
+	var errs []error
 	for {
 		var block *pem.Block
 		block, pemBytes = pem.Decode(pemBytes)
 		switch {
-		case block == nil && len(lists) == 0:
+		case block == nil && len(lists)+len(errs) == 0:
 			return nil, errors.New("there is no PEM block of the type X509 CRL")
 		case block == nil:
-			return lists, nil
+			return lists, errors.Join(errs...)
 		case block.Type != blockCRL:
 			continue
 		}
 		list, err := x509.ParseRevocationList(block.Bytes)
 		if err != nil {
-			return nil, err
+			errs = append(errs, err)
+			continue
 		}
 		c := CRL{Issuer: list.Issuer.String(), Number: list.Number, ThisUpdate: list.ThisUpdate.UTC(), NextUpdate: list.NextUpdate.UTC(), list: list}
 		for _, e := range list.RevokedCertificateEntries {
@@ -121,9 +136,10 @@ func InspectCRL(pemBytes []byte) ([]CRL, error) {
 
 // A WantCRL is what the revocation list of a CA should be.
 type WantCRL struct {
-	CA      *x509.Certificate
-	Revoked []Revocation
-	Now     time.Time // must not be zero
+	CA       *x509.Certificate
+	Revoked  []Revocation
+	Restored []*big.Int // serial numbers whose revocation was taken back
+	Now      time.Time  // must not be zero
 }
 
 // The reasons for which a new revocation list is due, beside those of certificates.
@@ -133,20 +149,20 @@ const (
 )
 
 // JudgeCRL returns the reasons why a new list of a CA is due, none if the newest of
-// the lists that are its own is fine: it holds what is revoked and nothing else, and
-// more than half of its time is left. The newest is the one with the latest ThisUpdate,
-// as for OpenSSL (get_crl_sk in crypto/x509/x509_vfy.c). It panics if want lacks the time or the CA.
+// the lists that are its own is fine: it holds what is revoked and nothing that was taken
+// back, and more than half of its time is left. What else it holds is no reason, see
+// [KeepRevoked]. The newest is the one with the latest ThisUpdate, as for OpenSSL
+// (get_crl_sk in crypto/x509/x509_vfy.c). Of a CA that has expired none is due, because its
+// certificates are refused anyway. It panics if want lacks the time or the CA.
 func JudgeCRL(lists []CRL, want WantCRL) []Reason {
 	if want.Now.IsZero() || want.CA == nil {
 		panic("pki: JudgeCRL needs the time and the CA")
 	}
-	name := want.CA.Subject.CommonName
-	var own *CRL
-	for _, c := range lists {
-		if c.SignedBy(want.CA) && (own == nil || c.ThisUpdate.After(own.ThisUpdate)) {
-			own = &c
-		}
+	if !want.Now.Before(want.CA.NotAfter) {
+		return nil
 	}
+	name := want.CA.Subject.CommonName
+	own := NewestCRL(lists, want.CA)
 	if own == nil {
 		return []Reason{{NoList, fmt.Sprintf("there is no list of %s", name)}}
 	}
@@ -163,21 +179,55 @@ func JudgeCRL(lists []CRL, want WantCRL) []Reason {
 	case left <= own.NextUpdate.Sub(own.ThisUpdate)/2:
 		add(Expiring, "the list of %s expires on %s", name, date(own.NextUpdate))
 	}
-	var wanted []string
+	var missing, back []string
 	for _, r := range want.Revoked {
-		wanted = append(wanted, r.Serial.Text(16))
+		if s := r.Serial.Text(16); !slices.Contains(own.Revoked, s) {
+			missing = append(missing, s)
+		}
 	}
-	missing, extra := without(wanted, own.Revoked), without(own.Revoked, wanted)
+	for _, n := range want.Restored {
+		if s := n.Text(16); slices.Contains(own.Revoked, s) {
+			back = append(back, s)
+		}
+	}
 	if len(missing) > 0 {
 		add(OtherRevoked, "%s is not in the list of %s", strings.Join(missing, ", "), name)
 	}
-	if len(extra) > 0 {
-		add(OtherRevoked, "%s is in the list of %s and not revoked any more", strings.Join(extra, ", "), name)
+	if len(back) > 0 {
+		add(OtherRevoked, "%s is in the list of %s, and its revocation was taken back", strings.Join(back, ", "), name)
 	}
 	return reasons
 }
 
-// without returns what is in a and not in b.
-func without(a, b []string) []string {
-	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+// NewestCRL returns the list of a CA that counts, the one with the latest ThisUpdate; nil
+// if there is none.
+func NewestCRL(lists []CRL, ca *x509.Certificate) *CRL {
+	var own *CRL
+	for _, c := range lists {
+		if c.SignedBy(ca) && (own == nil || c.ThisUpdate.After(own.ThisUpdate)) {
+			own = &c
+		}
+	}
+	return own
+}
+
+// KeepRevoked returns what lists of a CA hold beyond what is revoked and what was taken
+// back, each once. Who revoked it may have been somebody else, whose file is not here yet:
+// a new list has to hold it as well, or it would let the certificate in again.
+func KeepRevoked(lists []CRL, want WantCRL) []Revocation {
+	var kept []Revocation
+	for _, c := range lists {
+		if !c.SignedBy(want.CA) {
+			continue
+		}
+		for _, r := range c.Revocations() {
+			same := func(o Revocation) bool { return o.Serial.Cmp(r.Serial) == 0 }
+			if slices.ContainsFunc(want.Revoked, same) || slices.ContainsFunc(kept, same) ||
+				slices.ContainsFunc(want.Restored, func(n *big.Int) bool { return n.Cmp(r.Serial) == 0 }) {
+				continue
+			}
+			kept = append(kept, r)
+		}
+	}
+	return kept
 }

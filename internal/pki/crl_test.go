@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -86,7 +87,9 @@ func TestRevocationList(t *testing.T) {
 		"expired":    {func(w *WantCRL) { w.Now = now.Add(time.Hour) }, []ReasonCode{Expired}},
 		"early":      {func(w *WantCRL) { w.Now = now.Add(-time.Hour) }, []ReasonCode{NotYetValid}},
 		"missing":    {func(w *WantCRL) { w.Revoked = revocations(7, 0xbad, 9) }, []ReasonCode{OtherRevoked}},
-		"extra":      {func(w *WantCRL) { w.Revoked = revocations(7) }, []ReasonCode{OtherRevoked}},
+		"extra":      {func(w *WantCRL) { w.Revoked = revocations(7) }, nil},
+		"taken back": {func(w *WantCRL) { w.Revoked, w.Restored = revocations(7), []*big.Int{big.NewInt(0xbad)} }, []ReasonCode{OtherRevoked}},
+		"CA expired": {func(w *WantCRL) { w.Now = ca.Certificate().NotAfter }, nil},
 		"other CA":   {func(w *WantCRL) { w.CA = other.Certificate() }, []ReasonCode{NoList}},
 	} {
 		w := want
@@ -98,6 +101,21 @@ func TestRevocationList(t *testing.T) {
 		if !slices.Equal(codes, test.codes) {
 			t.Errorf("%s: %v, want %v", name, JudgeCRL(lists, w), test.codes)
 		}
+	}
+
+	// What others have revoked stays, with its date and reason, unless it was taken back; the
+	// list of another CA is of no account.
+	foreign, err := other.RevocationList(revocations(0x11), now, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both, err := InspectCRL(append(foreign, text...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := KeepRevoked(both, WantCRL{CA: ca.Certificate(), Revoked: revocations(9), Restored: []*big.Int{big.NewInt(7)}})
+	if len(kept) != 1 || kept[0].Serial.Int64() != 0xbad || !kept[0].At.Equal(now.Add(-time.Hour)) || kept[0].Reason != 1 {
+		t.Errorf("kept: %+v", kept)
 	}
 
 	// The newest list of a CA counts, and one never outlives its CA.
@@ -124,6 +142,10 @@ func TestRevocationList(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
+	broken := append(pem.EncodeToMemory(&pem.Block{Type: blockCRL, Bytes: []byte("x")}), text...)
+	if lists, err := InspectCRL(broken); err == nil || len(lists) != 1 {
+		t.Errorf("beside one that is broken: %d lists, %v", len(lists), err)
+	}
 	if _, err := InspectCRL(ca.CertificatePEM()); err == nil {
 		t.Error("a certificate is taken for a list")
 	}
@@ -145,10 +167,13 @@ func TestParseBundle(t *testing.T) {
 		t.Errorf("%v, %v", certs, err)
 	}
 	for want, text := range map[string][]byte{
-		"no certificate": []byte("x"),
-		"is in it twice": join(a.CertificatePEM(), b.CertificatePEM(), a.CertificatePEM()),
-		"CA:FALSE":       join(a.CertificatePEM(), leaf),
-		"a private key":  join(a.CertificatePEM(), key.Expose()),
+		"no certificate":               []byte("x"),
+		"type \"TRUSTED CERTIFICATE\"": join(a.CertificatePEM(), bytes.ReplaceAll(b.CertificatePEM(), []byte("CERTIFICATE"), []byte("TRUSTED CERTIFICATE"))),
+		"is in it twice":               join(a.CertificatePEM(), b.CertificatePEM(), a.CertificatePEM()),
+		"CA:FALSE":                     join(a.CertificatePEM(), leaf),
+		"a private key":                join(a.CertificatePEM(), key.Expose()),
+		"it holds a private key":       join(a.CertificatePEM(), []byte("-----BEGIN DSA PRIVATE KEY-----\n")),
+		"holds a private key; keep":    join([]byte("# AGE-SECRET-KEY-1QQQ\n"), a.CertificatePEM()),
 	} {
 		if _, err := ParseBundle(text); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "PRIVATE KEY-----") {
 			t.Errorf("%s: %v", want, err)

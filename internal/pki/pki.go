@@ -171,7 +171,7 @@ func ParseCA(certPEM []byte, keyPEM secrets.Secret) (*CA, error) {
 	if !ok || !public.Equal(cert.PublicKey) {
 		return nil, fmt.Errorf("CA: %w of %q", ErrOtherKey, cert.Subject)
 	}
-	return &CA{cert: cert, above: linked(certs)[1:], key: func() crypto.Signer { return key }}, nil
+	return &CA{cert: cert, above: Linked(certs)[1:], key: func() crypto.Signer { return key }}, nil
 }
 
 // parseKey reads a private key in PKCS #8 or SEC 1 form. Its errors do not wrap

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -92,9 +93,15 @@ func FindRotation(bundle []*x509.Certificate, keys CAKeys) (Rotation, error) {
 		if current != nil {
 			return Rotation{Stage: Promoted, Old: first, New: current}, nil
 		}
-		return Rotation{}, fmt.Errorf("the secret store holds a newer CA key than that of %q, and its certificate is not in the file: another operator has rotated the CA, so take over their file (it belongs into version control)", first.Subject)
+		return Rotation{}, NewerKey(first)
 	}
 	return Rotation{}, fmt.Errorf("the CA key in the secret store does not belong to the first certificate, of %q: put the certificate that it belongs to first, or the right key into the store", first.Subject)
+}
+
+// NewerKey says that the secret store has gone over to another CA, of which there is no
+// certificate here.
+func NewerKey(ca *x509.Certificate) error {
+	return fmt.Errorf("the secret store holds a newer CA key than that of %q, and its certificate is not in the file: another operator has rotated the CA, so pull the newest ca.pem (it belongs into version control)", ca.Subject)
 }
 
 // Made returns when a CA was made: the beginning of its validity without the time that
@@ -184,6 +191,24 @@ func nextName(bundle []*x509.Certificate, now time.Time) string {
 		name = fmt.Sprintf("%s %d-%d", stem, now.Year(), n)
 	}
 	return name
+}
+
+// LaterName reports whether name is what [Successor] calls a CA that follows on another:
+// the same but for a later year or number.
+func LaterName(name, other string) bool {
+	split := func(name string) (stem, year string, n int) {
+		end := madeIn.FindString(name)
+		stem = strings.TrimSuffix(name, end)
+		if most := maxCommonName - len(" 2026-99"); len(stem) > most {
+			stem = stem[:most]
+		}
+		year, number, _ := strings.Cut(strings.TrimSpace(end), "-")
+		n, _ = strconv.Atoi(number)
+		return stem, year, n
+	}
+	stem, year, n := split(name)
+	stem2, year2, n2 := split(other)
+	return stem == stem2 && (year > year2 || year == year2 && n > n2)
 }
 
 // EncodeBundle returns certificates as PEM, in their order.

@@ -78,7 +78,7 @@ func TestFindRotation(t *testing.T) {
 		{"the certificate is the first", []*x509.Certificate{y, x, z}, CAKeys{Current: b, Earlier: []string{a}}, Switched, ""},
 		{"the old one is gone", []*x509.Certificate{y, z}, CAKeys{Current: b, Earlier: []string{a}}, Settled, ""},
 		{"taken back: pending is a copy of current", []*x509.Certificate{x}, CAKeys{Current: a, Pending: a}, Settled, ""},
-		{"somebody else's file is newer", []*x509.Certificate{x}, CAKeys{Current: b, Earlier: []string{a}}, "", "take over their file"},
+		{"somebody else's file is newer", []*x509.Certificate{x}, CAKeys{Current: b, Earlier: []string{a}}, "", "pull the newest ca.pem"},
 		{"another key", []*x509.Certificate{x}, CAKeys{Current: b}, "", "does not belong"},
 		{"reordered by hand", []*x509.Certificate{y, x}, CAKeys{Current: a, Pending: b}, "", "does not belong"},
 		{"no key", []*x509.Certificate{x}, CAKeys{}, "", "does not belong"},

@@ -97,6 +97,9 @@ func (ca *CA) Sign(csrPEM []byte, o Options) ([]byte, error) {
 		return nil, fmt.Errorf("signing request: %w", err)
 	}
 	template, err := ca.template(o)
+	if err == nil {
+		err = o.permitted(append([]*x509.Certificate{ca.cert}, ca.above...))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("new certificate: %w", err)
 	}
@@ -197,11 +200,35 @@ func (o Options) check() error {
 	return nil
 }
 
+// permitted says what the CAs' name constraints forbid.
+func (o Options) permitted(cas []*x509.Certificate) error {
+	for _, name := range o.DNSNames {
+		if err := CheckName(name, cas); err != nil {
+			return err
+		}
+	}
+	for _, ip := range o.IPs {
+		if err := CheckAddress(ip, cas); err != nil {
+			return err
+		}
+	}
+	if len(o.DNSNames) == 0 {
+		return CheckCommonName(o.commonName(), cas)
+	}
+	return nil
+}
+
 func (o Options) commonName() string {
 	if o.CommonName != "" || o.Usage == Client {
 		return o.CommonName
 	}
-	for _, name := range o.DNSNames {
+	return FirstCommonName(o.DNSNames)
+}
+
+// FirstCommonName returns the first of some names that a common name has room for; "" if
+// there is none, and the certificate has an empty subject then.
+func FirstCommonName(names []string) string {
+	for _, name := range names {
 		if len(name) <= maxCommonName {
 			return name
 		}

@@ -70,7 +70,7 @@ func (x *executor) prepare(ctx context.Context) (*swap, error) {
 			if err := s.find(answers, a.Path, c); err != nil {
 				return nil, err
 			}
-			lists, err := x.run.revocationLists(ctx, a)
+			lists, err := x.run.revocationLists(ctx, a, s.before[len(s.before)-1].Content)
 			if err != nil {
 				return nil, err
 			}

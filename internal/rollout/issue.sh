@@ -23,7 +23,12 @@ done
 set -- $(sed 's/(.*)/x/' "/proc/$pid/stat")
 printf '%s %s\n' "$pid" "${22}" >"$d/holder"
 openssl ecparam -name prime256v1 -genkey -noout -out "$d/key"
-openssl req -new -utf8 -key "$d/key" -subj "/CN=$common_name" -out "$d/csr" 2>/dev/null
+# Without a common name the subject is empty, which -subj writes as a slash.
+openssl req -new -utf8 -key "$d/key" -subj "/${common_name:+CN=$common_name}" -out "$d/csr" 2>"$d/said" || {
+	cat "$d/said" >&2
+	exit 1
+}
+rm "$d/said"
 printf '%s\n' "$d"
 cat "$d/csr"
 trap - EXIT

@@ -90,6 +90,15 @@ type bench struct {
 // newBench brings the hosts to the declared tasks, with the keys of [ca] that are given.
 func newBench(t *testing.T, ca string) *bench {
 	t.Helper()
+	b := declare(t, ca)
+	b.Want(0, "certs", "init")
+	b.Want(0, "apply", "--yes")
+	return b
+}
+
+// declare writes the files and changes no host. There is no CA yet.
+func declare(t *testing.T, ca string) *bench {
+	t.Helper()
 	b := &bench{Bench: fleet.NewBench(t)}
 	identity, err := age.GenerateX25519Identity()
 	if err != nil {
@@ -107,8 +116,6 @@ certificate = "ca.pem"
 key = "age:ca#key"
 %s
 %s`, b.identity, identity.Recipient().String(), ca, declared))
-	b.Want(0, "certs", "init")
-	b.Want(0, "apply", "--yes")
 	return b
 }
 

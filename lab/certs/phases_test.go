@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -39,12 +40,17 @@ func TestLabPhases(t *testing.T) {
 	has(t, b.Want(2, "certs", "rotate-ca", "--yes", "-l", "a1").All(), "--limit")
 	has(t, b.Want(2, "certs", "rotate-ca", "--yes", "--abort").All(), "nothing to abort")
 
-	// Phase 1, and back.
+	// Phase 1, and back. A ca.pem from before it, as another clone has it, is not rolled out;
+	// an --abort that was cut off leaves such a one too.
+	before := b.read("ca.pem")
 	b.Want(0, "certs", "rotate-ca", "--yes")
 	if got, want := trusted(t), "a1: 2 CAs, 2 lists; b1: 2 CAs, 2 lists"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	has(t, b.Want(1, "certs", "rotate-ca", "--yes").All(), "in 6 days", "--clients-ready")
+	b.place("ca.pem", before)
+	has(t, b.Want(1, "certs", "renew", "--yes").All(), "a1 has a newer CA, ", "pull the newest")
+	has(t, b.Want(1, "certs", "rotate-ca", "--yes").All(), "nothing was changed", "b1 has a newer CA, ")
 	b.Want(0, "certs", "rotate-ca", "--abort", "--yes")
 	if got, want := trusted(t), "a1: 1 CAs, 1 lists; b1: 1 CAs, 1 lists"; got != want || b.cas() != 1 {
 		t.Errorf("taken back: %s, want %s; %d in ca.pem", got, want, b.cas())
@@ -59,7 +65,7 @@ func TestLabPhases(t *testing.T) {
 	}
 	group.Wait()
 	for _, s := range said {
-		if s.Code != 0 && !strings.Contains(s.All(), "somebody else") && !strings.Contains(s.All(), "pending version exists") && !strings.Contains(s.All(), "cannot begin") && !strings.Contains(s.All(), "applying") {
+		if s.Code != 0 && !strings.Contains(s.All(), "somebody else") && !strings.Contains(s.All(), "pending version exists") && !strings.Contains(s.All(), "cannot begin") && !strings.Contains(s.All(), "has a newer CA") && !strings.Contains(s.All(), "applying") {
 			t.Errorf("exit code %d\n%s", s.Code, s.All())
 		}
 	}
@@ -128,6 +134,18 @@ func (b *bench) revokedSession(t *testing.T) {
 	has(t, s.All(), "stand in certs/revoked.toml already", "a1: 1 session ended")
 	if err := conn.QueryRow(t.Context(), "SELECT 1").Scan(&one); err == nil {
 		t.Error("the session goes on")
+	}
+	// Another clone, which does not know of it, lets nobody in again.
+	if err := os.Rename(filepath.Join(b.Dir, "certs"), filepath.Join(b.Dir, "away")); err != nil {
+		t.Fatal(err)
+	}
+	fleet.Look(t, "b1", "chmod 666 /etc/postgresql/*/main/root.crl")
+	has(t, b.Want(0, "certs", "renew", "--yes").All(), "write the revocation lists of", "is revoked there and not in certs/revoked.toml: pull the newest, or pgfleet certs revoke")
+	if _, err := b.client("b1", "app").once(); err == nil {
+		t.Error("a list without the newest revoked.toml lets the revoked client in")
+	}
+	if err := os.Rename(filepath.Join(b.Dir, "away"), filepath.Join(b.Dir, "certs")); err != nil {
+		t.Fatal(err)
 	}
 	// The host's own certificate is due now, and its successor is let in.
 	has(t, b.Want(0, "certs", "renew", "--yes").All(), "it is revoked")

@@ -78,8 +78,9 @@ lifetime = "36h"
 `
 
 // withIntermediate makes a root whose key is nowhere, with its list, and an
-// intermediate below it that signs.
-func (b *bench) withIntermediate() {
+// intermediate below it that signs. It returns what puts another one in its place, and
+// keeps the old one behind it, but not its key.
+func (b *bench) withIntermediate() (follow func()) {
 	b.T.Helper()
 	check := func(err error) {
 		b.T.Helper()
@@ -120,6 +121,11 @@ func (b *bench) withIntermediate() {
 	b.Write("root.crl", string(list))
 	b.Write("intermediate.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: intermediate.Raw})))
 	b.Write("ca.key", string(keyPEM(key)))
+	return func() {
+		next, nextKey := make("lab issuing CA 2", root, rootKey)
+		b.Write("intermediate.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: next.Raw}))+string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: intermediate.Raw})))
+		b.Write("ca.key", string(keyPEM(nextKey)))
+	}
 }
 
 // A client proves itself by a certificate that is made on its host, until that is
@@ -136,10 +142,11 @@ func TestLabClientCertificates(t *testing.T) {
 				with, table = `with = ["root.crl"]`, table+"intermediate = \"intermediate.pem\"\n"
 			}
 			b := newBench(t, table+strings.Replace(clientTasks, "WITH", with, 1), host)
+			follow := func() {}
 			if signing == "ca.pem" {
 				b.withCA()
 			} else {
-				b.withIntermediate()
+				follow = b.withIntermediate()
 			}
 			conf := fmt.Sprintf("/etc/postgresql/%d/main", v)
 			connects := func(file string) string {
@@ -214,6 +221,23 @@ func TestLabClientCertificates(t *testing.T) {
 			b.Want(0, "plan", "--detailed-exitcode")
 			if out := connects("/var/tmp/app/app.pem"); strings.TrimSpace(out) != "app" {
 				t.Errorf("at the end: %s", out)
+			}
+			if signing == "ca.pem" {
+				return
+			}
+			// Another intermediate signs, and clients of the old one are let in still, by the list
+			// that the host has of it.
+			look(t, host, "cp -p /var/tmp/app/app.pem /var/tmp/app/earlier.pem")
+			follow()
+			b.Want(0, "apply", "--yes")
+			b.Want(0, "plan", "--detailed-exitcode")
+			for _, file := range []string{"app", "earlier"} {
+				if out := connects("/var/tmp/app/" + file + ".pem"); strings.TrimSpace(out) != "app" {
+					t.Errorf("%s.pem after the intermediate was changed: %s", file, out)
+				}
+			}
+			if issuer := look(t, host, "openssl x509 -noout -issuer -in /var/tmp/app/app.pem"); !strings.Contains(issuer, "lab issuing CA 2") {
+				t.Errorf("the certificate was signed by %s", issuer)
 			}
 		})
 	}

@@ -128,8 +128,8 @@ func (f *Folder) Add(pemBytes []byte) (string, error) {
 }
 
 // maxName is how much of a name stands in a file's name, which may have 255 bytes
-// on Linux's file systems.
-const maxName = 180
+// on Linux's file systems: a role's name, of at most 63 bytes, in any case.
+const maxName = 63 * 3
 
 // FileName returns the name of a certificate's file: its common name, as [Name] writes
 // it, and its serial number.
@@ -138,7 +138,8 @@ func FileName(l pki.Leaf) string {
 }
 
 // Name returns the name of a role for a file's name: what is not a letter, a digit,
-// ".", "_" or "-" is written as in a URL, and so is a dot or dash at the beginning.
+// ".", "_" or "-" is written as in a URL, and so is a dot or dash at the beginning. Of a
+// name that is too long for that there is the beginning and a part of its SHA-256.
 func Name(role string) string {
 	var b strings.Builder
 	for i := range len(role) {
@@ -149,9 +150,11 @@ func Name(role string) string {
 		default:
 			fmt.Fprintf(&b, "%%%02X", c)
 		}
-		if b.Len() > maxName {
-			break
-		}
+	}
+	if b.Len() > maxName {
+		sum := sha256.Sum256([]byte(role))
+		end := "-" + hex.EncodeToString(sum[:8])
+		return b.String()[:maxName-len(end)] + end
 	}
 	return b.String()
 }

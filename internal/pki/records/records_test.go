@@ -79,6 +79,20 @@ func TestAddAndList(t *testing.T) {
 	}
 }
 
+// Names that are long have files of their own, whose names a file system takes.
+func TestLongNames(t *testing.T) {
+	seen := map[string]bool{}
+	for _, end := range []string{"a", "b"} {
+		for _, name := range []string{strings.Repeat(" ", 62) + end, strings.Repeat(" ", 100) + end} {
+			file := Name(name) + "-" + strings.Repeat("f", 40) + extension
+			if seen[file] || len(file) > 255 {
+				t.Errorf("%q has the file %s, of %d bytes", name, file, len(file))
+			}
+			seen[file] = true
+		}
+	}
+}
+
 func TestForeignFiles(t *testing.T) {
 	f := Open(t.TempDir())
 	cert, ca := certificate(t, "app")
@@ -152,6 +166,15 @@ func TestRevoke(t *testing.T) {
 	}
 	if list[0].Number().Int64() != 0xa1b || list[0].ReasonCode() != 1 || list[1].ReasonCode() != 0 {
 		t.Errorf("number %v, reason %d", list[0].Number(), list[0].ReasonCode())
+	}
+	// The last entry of a certificate counts.
+	revoke(Revocation{Serial: "2", Issuer: issuer, At: now, Reason: RemoveFromCRL}, 1)
+	if list, err := f.Revoked(issuer); err != nil || len(list) != 3 || !list[2].Restored() || len(InForce(list)) != 2 {
+		t.Errorf("taken back: %+v, %v", list, err)
+	}
+	revoke(Revocation{Serial: "2", Issuer: issuer, At: now}, 1)
+	if list, err := f.Revoked(issuer); err != nil || len(InForce(list)) != 3 {
+		t.Errorf("revoked again: %+v, %v", list, err)
 	}
 	if _, err := f.Revoke(Revocation{Serial: "1", Issuer: issuer, At: now, Reason: "lost"}); err == nil || !strings.Contains(err.Error(), `reason "lost" is none of unspecified, keyCompromise`) {
 		t.Errorf("an unknown reason: %v", err)

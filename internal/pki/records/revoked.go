@@ -23,8 +23,8 @@ const RevokedFile = "revoked.toml"
 
 // head is what a new file begins with.
 const head = `# Certificates that are revoked. pgfleet certs revoke adds to it; the revocation
-# lists on the hosts (tasks of the kind crl_file) hold what stands here. An entry
-# may go when its certificate has expired.
+# lists on the hosts (tasks of the kind crl_file) hold what stands here. What is taken
+# out here stays in them; with reason = "removeFromCRL" an entry is left out of them.
 `
 
 // A Revocation says that a certificate is revoked.
@@ -33,7 +33,19 @@ type Revocation struct {
 	Issuer  string // as [Issuer] says it
 	Subject string // for people
 	At      time.Time
-	Reason  string // one of [Reasons], or empty
+	Reason  string // one of [Reasons], [RemoveFromCRL], or empty
+}
+
+// RemoveFromCRL is the reason, by its name in RFC 5280, 5.3.1, of an entry that takes a
+// revocation back.
+const RemoveFromCRL = "removeFromCRL"
+
+// Restored reports whether the entry takes a revocation back.
+func (r Revocation) Restored() bool { return r.Reason == RemoveFromCRL }
+
+// InForce returns those that are not taken back.
+func InForce(list []Revocation) []Revocation {
+	return slices.DeleteFunc(slices.Clone(list), Revocation.Restored)
 }
 
 // reasons are the names that OpenSSL's ca -crl_reason has for the reasons of RFC
@@ -71,6 +83,17 @@ func (r Revocation) ReasonCode() int {
 	return 0
 }
 
+// ReasonOf returns the name of a reason by its number in a revocation list; "" for none
+// and for those that are not among [Reasons].
+func ReasonOf(code int) string {
+	for _, known := range reasons {
+		if known.code == code && code != 0 {
+			return known.name
+		}
+	}
+	return ""
+}
+
 // check returns what is wrong with the revocation, by its key.
 func (r Revocation) check() (key string, err error) {
 	if n, ok := new(big.Int).SetString(r.Serial, 16); !ok || n.Sign() <= 0 {
@@ -79,8 +102,8 @@ func (r Revocation) check() (key string, err error) {
 	if b, err := hex.DecodeString(r.Issuer); err != nil || len(b) != 32 {
 		return "issuer", fmt.Errorf("issuer %q is not the SHA-256 of a CA's public key: 64 hexadecimal digits", r.Issuer)
 	}
-	if r.Reason != "" && !slices.Contains(Reasons(), r.Reason) {
-		return "reason", fmt.Errorf("reason %q is none of %s", r.Reason, strings.Join(Reasons(), ", "))
+	if r.Reason != "" && !r.Restored() && !slices.Contains(Reasons(), r.Reason) {
+		return "reason", fmt.Errorf("reason %q is none of %s, and %s", r.Reason, strings.Join(Reasons(), ", "), RemoveFromCRL)
 	}
 	if r.At.IsZero() {
 		return "at", errors.New("at, the time of the revocation, is missing")
@@ -104,8 +127,9 @@ func (r Revocation) same(other Revocation) bool {
 }
 
 // Revoked returns what is revoked of an issuer's certificates, or of all if issuer is
-// empty, in the file's order and each once; nothing if there is no file. Mistakes in
-// the file have their positions ([inventory.Errors]).
+// empty, in the file's order and each once, by its last entry; nothing if there is no
+// file. Those that were taken back are among them. Mistakes in the file have their
+// positions ([inventory.Errors]).
 func (f *Folder) Revoked(issuer string) ([]Revocation, error) {
 	_, list, err := f.readRevoked()
 	if err != nil {
@@ -135,14 +159,14 @@ func (f *Folder) Revoke(revocations ...Revocation) ([]Revocation, error) {
 			if _, err := r.check(); err != nil {
 				return err
 			}
-			if slices.ContainsFunc(list, r.same) {
+			if slices.ContainsFunc(list, func(o Revocation) bool { return o.same(r) && o.Restored() == r.Restored() }) {
 				continue
 			}
 			entry, err := r.toml()
 			if err != nil {
 				return err
 			}
-			list, added = append(list, r), append(added, r)
+			list, added = append(slices.DeleteFunc(list, r.same), r), append(added, r)
 			text = append(text, entry...)
 		}
 		if len(added) == 0 {
@@ -204,7 +228,9 @@ func parseRevoked(path string, text []byte) ([]Revocation, error) {
 			errs.Add(pos, "%v", err)
 			continue
 		}
-		if !slices.ContainsFunc(list, r.same) {
+		if i := slices.IndexFunc(list, r.same); i >= 0 {
+			list[i] = r
+		} else {
 			list = append(list, r)
 		}
 	}
