@@ -190,6 +190,12 @@ n=$(newest); mv "$n/failed.json" "$n/seen.json"; rm -r "$n"; systemctl reset-fai
 				t.Errorf("%s: step %q, %q; want %q, %q", f.name, failed.Step, failed.Message, f.step, f.message)
 			}
 		}
+		// The failure is seen from here.
+		look(t, host, "faults", "/var/backups/faults", "mv /usr/bin/age /usr/bin/age.away; systemctl start $unit || :; mv /usr/bin/age.away /usr/bin/age")
+		if said := b.Want(0, "backup", "list", "faults", "-l", host).Stdout; !strings.Contains(said, "the last run has failed") || !strings.Contains(said, "not installed") || !strings.Contains(said, "good") {
+			t.Errorf("backup list says:\n%s", said)
+		}
+		look(t, host, "faults", "/var/backups/faults", `rm -r "$(newest)"; systemctl reset-failed $unit`)
 		// Cut off without a word, it is the next run that cleans up.
 		const waiting = "sed -i 's/^lock_timeout=.*/lock_timeout=20000/' /etc/pgfleet/backup/faults-*.sh\n" + blocked
 		after := look(t, host, "faults", "/var/backups/faults", waiting+`systemctl kill -s KILL $unit; until_true ended; release; n=$(newest)
