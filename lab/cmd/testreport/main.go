@@ -125,15 +125,43 @@ func lanes(packages []string) []lane {
 	return list
 }
 
+// labPackages returns the packages that have other tests with the build tag lab than
+// without: the others need not be built and linked once more.
+func labPackages(ctx context.Context) ([]string, error) {
+	list := func(tags string) ([]string, error) {
+		out, err := exec.CommandContext(ctx, "go", "list", "-tags", tags, "-f", "{{.ImportPath}} {{.TestGoFiles}} {{.XTestGoFiles}}", "./...").Output()
+		if err != nil {
+			return nil, fmt.Errorf("listing the packages: %w", err)
+		}
+		return strings.Split(strings.TrimSpace(string(out)), "\n"), nil
+	}
+	with, err := list("lab")
+	if err != nil {
+		return nil, err
+	}
+	without, err := list("")
+	if err != nil {
+		return nil, err
+	}
+	var packages []string
+	for _, line := range with {
+		if !slices.Contains(without, line) {
+			pkg, _, _ := strings.Cut(line, " ")
+			packages = append(packages, pkg)
+		}
+	}
+	return packages, nil
+}
+
 // onLab runs the tests that boot hosts, in lanes beside each other, because hosts
 // that boot and restart mostly wait.
 func (r *report) onLab(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, "go", "list", "-tags", "lab", "./...").Output()
+	packages, err := labPackages(ctx)
 	if err != nil {
-		return fmt.Errorf("listing the packages: %w", err)
+		return err
 	}
 	var group errgroup.Group
-	for i, l := range lanes(strings.Fields(string(out))) {
+	for i, l := range lanes(packages) {
 		group.Go(func() error {
 			args := append([]string{"test", "-json", "-tags", "lab", "-count=1", "-p", "1", "-parallel", "4", "-timeout", "85m"}, l.flags...)
 			return r.goTest(ctx, fmt.Sprintf("on the lab's hosts, lane %d", i+1), bridge(i), append(args, l.packages...)...)
