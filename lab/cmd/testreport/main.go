@@ -114,9 +114,9 @@ func lanes(packages []string) []lane {
 		case "e2e":
 			list[1].packages = append(list[1].packages, pkg)
 			list[2].packages = append(list[2].packages, pkg)
-		case "rollouts", "crashes", "property", "rotations":
+		case "rollouts", "crashes", "property":
 			list[3].packages = append(list[3].packages, pkg)
-		case "certs", "backups":
+		case "certs", "backups", "rotations":
 			list[4].packages = append(list[4].packages, pkg)
 		default:
 			list[0].packages = append(list[0].packages, pkg)
