@@ -96,9 +96,8 @@ type lane struct {
 	flags    []string // which of their tests
 }
 
-// long are the tests of lab/e2e that mostly wait, for hosts that boot or for a
-// time-out; they have a lane of their own.
-const long = "^TestLab(Faults|DeadMan|Forced|ServerNeverStaysDown|StaleLease)"
+// long is about half of lab/e2e, by time; it has a lane of its own.
+const long = "^TestLab(Faults|DeadMan|Forced|ServerNeverStaysDown|StaleLease|Guide|Refused)"
 
 // lanes shares out the packages so that no lane takes much longer than another.
 func lanes(packages []string) []lane {
